@@ -1,0 +1,287 @@
+"""The command line: `afterglow …`, or `python -m afterglow …`."""
+
+import asyncio
+import hashlib
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+
+from afterglow import demo as demo_play, settings
+from afterglow.console import Operator, connect, print_rows, show_order
+from afterglow.terminal import Interrupted, PrefixedOutput, run_until_interrupted, tell_error
+from afterglow.up import DEFAULT_BASE_PORT, DEFAULT_DATA, Options, running
+from shared import shops
+from shared.errors import AfterglowError
+from shared.shops import ShopsInvalid
+
+_INTERRUPTED = 130
+_NOTIFIER = "notifier"
+
+P = ParamSpec("P")
+Data = Annotated[Path, typer.Option(help="The folder that everything is kept in.")]
+Id = Annotated[str, typer.Argument(help="The number in the list.")]
+ServiceName = Annotated[str, typer.Argument(help="order-events, notifier, …")]
+
+main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+key = typer.Typer(no_args_is_help=True, help="API keys of shops.")
+templates = typer.Typer(no_args_is_help=True, help="What messages look like.")
+order = typer.Typer(no_args_is_help=True, help="What the services know about one order.")
+unknown = typer.Typer(no_args_is_help=True, help="Messages whose acceptance nobody could see.")
+dead = typer.Typer(no_args_is_help=True, help="Events that could not be handled.")
+for _name, _commands in (
+    ("key", key),
+    ("templates", templates),
+    ("order", order),
+    ("unknown", unknown),
+    ("dead", dead),
+):
+    main.add_typer(_commands, name=_name)
+
+
+def _told(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn an error raised on purpose into one line and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except Interrupted:
+            raise typer.Exit(_INTERRUPTED) from None
+        except AfterglowError as error:
+            tell_error(str(error))
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@main.command()
+@_told
+def up(
+    data: Data = DEFAULT_DATA,
+    base_port: Annotated[
+        int, typer.Option(help="Public ports stand above it, internal ones 1,000 higher.")
+    ] = DEFAULT_BASE_PORT,
+    *,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="With a shop of its own and an inbox.")
+    ] = False,
+) -> None:
+    """Run everything on this machine until Ctrl-C."""
+    say = PrefixedOutput(sys.stdout)
+    options = Options(data, base_port, demo)
+
+    async def work(hurry: asyncio.Event) -> None:
+        async with running(options, settings.environment(), say, hurry) as run:
+            for name, url in run.connection["public"].items():
+                say("afterglow", f"{name}: {url}")
+            if demo:
+                say("afterglow", f"inbox: {run.connection['inbox']}, keys: {data / 'demo.json'}")
+            await asyncio.Event().wait()
+
+    try:
+        run_until_interrupted(work)
+    except Interrupted:
+        say("afterglow", "stopped")
+
+
+@main.command()
+@_told
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Default: ./.afterglow.")] = None,
+    base_port: Annotated[int | None, typer.Option(help="Default: the first free row.")] = None,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Play, check, stop.")] = False,
+) -> None:
+    """Play the story of an order: from the shop to the customer's inbox."""
+    demo_play.play(settings.environment(), once=once, base_port=base_port, data=data)
+
+
+@main.command()
+@_told
+def check(
+    shops_file: Annotated[Path | None, typer.Option("--shops", help="Default: SHOPS_FILE.")] = None,
+    products_file: Annotated[
+        Path | None, typer.Option("--products", help="Default: PRODUCTS_FILE.")
+    ] = None,
+) -> None:
+    """Say whether shops.toml and products.toml can be used, and if not, each key at fault."""
+    env = settings.environment()
+    file = shops_file or Path(env.get("SHOPS_FILE", "shops.toml"))
+    named = products_file or (Path(env["PRODUCTS_FILE"]) if "PRODUCTS_FILE" in env else None)
+    try:
+        found = shops.load(file, named, env)
+    except ShopsInvalid as error:
+        for problem in error.problems:
+            tell_error(problem)
+        raise typer.Exit(1) from None
+    for shop in found:
+        Console().print(f"{shop.id}: {shop.name}, {shop.mode}", markup=False)
+    Console().print(f"{len(found)} shop(s), {len(found.products)} product rule(s): all right")
+
+
+@key.command("new")
+def key_new() -> None:
+    """Make an API key: the key for the shop's system, its hash for shops.toml."""
+    made = secrets.token_urlsafe(32)
+    typer.echo(f"API key, shown once:      {made}")
+    typer.echo(f"for api_keys in the file: {hashlib.sha256(made.encode()).hexdigest()}")
+
+
+@templates.command("preview")
+@_told
+def templates_preview(
+    kind: Annotated[str, typer.Argument(help="order_confirmed, …")],
+    language: Annotated[str, typer.Option(help="en, ru, pl or sl.")] = "en",
+    sample: Annotated[str, typer.Option(help="The order it is about.")] = "tea",
+    out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("preview"),
+) -> None:
+    """Write a message as it would be sent: text, HTML and the whole mail."""
+    from notifier.adapters.render import preview  # noqa: PLC0415 - heavy, and only this needs it
+
+    made: Mapping[str, str | bytes] = preview(kind, language, sample)
+    out.mkdir(parents=True, exist_ok=True)
+    for part, suffix in (("text", "txt"), ("html", "html"), ("eml", "eml")):
+        content = made[part]
+        path = out / f"{kind}.{language}.{sample}.{suffix}"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        typer.echo(str(path))
+
+
+@order.command("show")
+@_told
+def order_show(shop: str, order_id: str, data: Data = DEFAULT_DATA) -> None:
+    """Print what every service knows and decided about an order."""
+    show_order(_operator(data), shop, order_id, Console())
+
+
+Shop = Annotated[str | None, typer.Option(help="Only this shop.")]
+Kind = Annotated[str | None, typer.Option(help="Only this kind of message.")]
+Channel = Annotated[str | None, typer.Option(help="Only this channel.")]
+All = Annotated[bool, typer.Option("--all", help="Everything.")]
+
+
+@main.command()
+@_told
+def pause(
+    shop: Shop = None,
+    kind: Kind = None,
+    channel: Channel = None,
+    reason: Annotated[str, typer.Option(help="Told to whoever asks.")] = "",
+    data: Data = DEFAULT_DATA,
+    *,
+    everything: All = False,
+) -> None:
+    """Stop sending within two seconds; without a scope: list what is paused."""
+    operator = _operator(data)
+    if (chosen := _scope(shop, kind, channel, everything=everything)) is not None:
+        operator.ask(_NOTIFIER, "PUT", f"/v1/pauses/{chosen}", {"reason": reason})
+    print_rows(operator.ask(_NOTIFIER, "GET", "/v1/pauses"), Console())
+
+
+@main.command()
+@_told
+def resume(
+    shop: Shop = None,
+    kind: Kind = None,
+    channel: Channel = None,
+    data: Data = DEFAULT_DATA,
+    *,
+    everything: All = False,
+) -> None:
+    """Send again what a pause held back, as far as it still lives."""
+    chosen = _scope(shop, kind, channel, everything=everything)
+    if chosen is None:
+        raise AfterglowError("say what to resume: --all, --shop, --kind or --channel")
+    operator = _operator(data)
+    operator.ask(_NOTIFIER, "DELETE", f"/v1/pauses/{chosen}")
+    print_rows(operator.ask(_NOTIFIER, "GET", "/v1/pauses"), Console())
+
+
+@unknown.command("list")
+@_told
+def unknown_list(data: Data = DEFAULT_DATA) -> None:
+    """List messages that may or may not have been accepted."""
+    print_rows(_operator(data).ask(_NOTIFIER, "GET", "/v1/unknown"), Console())
+
+
+@unknown.command("resend")
+@_told
+def unknown_resend(number: Id, data: Data = DEFAULT_DATA) -> None:
+    """Send it once more: the customer may get it twice."""
+    _print(_operator(data).ask(_NOTIFIER, "POST", f"/v1/unknown/{quote(number, safe='')}/resend"))
+
+
+@unknown.command("forget")
+@_told
+def unknown_forget(number: Id, data: Data = DEFAULT_DATA) -> None:
+    """Leave it: the customer may never get it."""
+    _print(_operator(data).ask(_NOTIFIER, "POST", f"/v1/unknown/{quote(number, safe='')}/forget"))
+
+
+@dead.command("list")
+@_told
+def dead_list(data: Data = DEFAULT_DATA) -> None:
+    """List the dead events of every service."""
+    operator, console = _operator(data), Console()
+    for service in operator.internal:
+        console.rule(service)
+        print_rows(operator.ask(service, "GET", "/v1/dead"), console)
+
+
+@dead.command("show")
+@_told
+def dead_show(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> None:
+    """Print one dead event with its body, which holds personal data."""
+    _print(_operator(data).ask(service, "GET", f"/v1/dead/{quote(number, safe='')}"))
+
+
+@dead.command("replay")
+@_told
+def dead_replay(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> None:
+    """Handle it again."""
+    _print(_operator(data).ask(service, "POST", f"/v1/dead/{quote(number, safe='')}/replay"))
+
+
+@dead.command("discard")
+@_told
+def dead_discard(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> None:
+    """Take it off the list for good."""
+    _print(_operator(data).ask(service, "POST", f"/v1/dead/{quote(number, safe='')}/discard"))
+
+
+def _operator(data: Path) -> Operator:
+    return connect(data, settings.environment())
+
+
+def _scope(
+    shop: str | None, kind: str | None, channel: str | None, *, everything: bool
+) -> str | None:
+    """Return the pause's `scope/name`; None when none was chosen."""
+    chosen = [
+        f"{scope}/{quote(name, safe='')}"
+        for scope, name in (
+            ("all", "-" if everything else None),
+            ("shop", shop),
+            ("kind", kind),
+            ("channel", channel),
+        )
+        if name
+    ]
+    if len(chosen) > 1:
+        raise AfterglowError("choose one of --all, --shop, --kind and --channel")
+    return chosen[0] if chosen else None
+
+
+def _print(told: Any) -> None:
+    print_rows(told, Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Stored order and shop settings become the plain values that templates print.
+
+Everything absent is an empty string, zero or an empty tuple, so that a template's `if` leaves out the
+whole line. Nothing here escapes: the HTML environment does.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+from notifier.languages import Language, local_day, multiply
+from shared.shops import Product, Shop, in_language
+
+Values = dict[str, Any]
+Find = Callable[[str | None], Product | None]  # what is known about a SKU
+
+_GREETING_MAX = 40
+_JOINERS = "\u200c\u200d"  # inside emoji and Persian words; every other format character goes
+# Absolute http(s) with a plain host: no user part, no quotes, blanks or control characters.
+_URL = re.compile(
+    r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?(?:[/?#][!#-;=?-~]*)?"
+)
+_CITY_FIRST = frozenset({"US", "CA", "AU", "GB", "IE", "NZ", "IN"})
+_DARK, _LIGHT = "#111418", "#ffffff"
+_READABLE = 0.179  # relative luminance at which black and white text contrast equally (WCAG 2)
+# What this module itself puts into words; every catalogue must know them.
+SENTENCES = (
+    *("Phone", "E-mail", "Hours", "Expected reply time", "Warranty"),
+    *("Questions and answers", "Chat", "Messenger", "Our shops", "VAT", "tax", "Quantity"),
+)
+_TAX_IS_NOT_VAT = frozenset({"US", "CA", "JP", "AU", "NZ", "SG", "IN", "MY"})
+
+
+def clean(text: str | None) -> str:
+    """Return one printable line: no control, no bidi or zero-width characters, no lone surrogates."""
+    if not text:
+        return ""
+    if text.isprintable():
+        return text.strip()
+    kept = (
+        " " if character.isspace() else character
+        for character in text
+        if character.isprintable() or character.isspace() or character in _JOINERS
+    )
+    return " ".join("".join(kept).split(" ")).strip()
+
+
+def safe_url(url: str | None) -> str:
+    """Return an absolute http(s) address, or nothing: never `javascript:`, never a user part."""
+    return url if url and _URL.fullmatch(url) else ""
+
+
+def order_values(
+    order: Mapping[str, Any],
+    language: Language,
+    shop: Shop,
+    find: Find,
+    links: Mapping[str, str | None],
+    facts: Mapping[str, Any],
+) -> Values:
+    """Return what the templates say about one order."""
+    customer, recipient = order.get("customer") or {}, order.get("recipient") or {}
+    ship_to = order.get("ship_to") or {}
+    buyer, receiver = clean(customer.get("name")), clean(recipient.get("name"))
+    to_recipient = facts.get("role") == "recipient"
+    hidden = bool(order.get("hide_prices")) or to_recipient
+    address = _address(ship_to, language)
+    values: Values = {
+        "number": clean(order.get("number")) or clean(order["order_id"]),
+        "payment": "paid" if to_recipient else order.get("payment") or "paid",
+        "greeting": _greeting(receiver if to_recipient else buyer, language.code),
+        "recipient": receiver if receiver != buyer and not to_recipient else "",
+        "ordered_by": "" if buyer in address else buyer,
+        "address": address,
+        "prices_hidden": hidden and not to_recipient,
+        "status_url": safe_url(order.get("status_url")),
+        "track_url": safe_url(links.get("track")),
+    }
+    values.update(_dates(order, language, shop, facts))
+    currency = "" if hidden else (order.get("totals") or {}).get("currency") or ""
+    values.update(_totals(order.get("totals") or {}, currency, ship_to.get("country"), language))
+    values.update(_items(order.get("items") or (), currency, language, shop, find))
+    paid_by_buyer = values["payment"] == "paid" and not to_recipient
+    values["statement"] = shop.card_name if paid_by_buyer and shop.card_name else ""
+    return values
+
+
+def _greeting(name: str, code: str) -> str:
+    # Polish needs a vocative that no data has; English uses the first name where there is one.
+    if code == "pl":
+        return ""
+    first, _, rest = name.partition(" ")
+    if code == "en" and rest and len(first) > 1 and first.isalpha():
+        name = first
+    return name if len(name) <= _GREETING_MAX else ""
+
+
+def _address(ship_to: Mapping[str, Any], language: Language) -> tuple[str, ...]:
+    if not ship_to:
+        return ()
+    country, postcode = ship_to.get("country") or "", clean(ship_to.get("postcode"))
+    city, region = clean(ship_to.get("city")), clean(ship_to.get("region"))
+    if country in _CITY_FIRST:
+        town = " ".join(part for part in (city, region, postcode) if part)
+    else:
+        town = " ".join(part for part in (postcode, city) if part)
+        if region and region != city:
+            town = f"{town}, {region}" if town else region
+    lines = (
+        clean(ship_to.get("name")),
+        *map(clean, ship_to.get("lines") or ()),
+        town,
+        language.country(country) if country else "",
+    )
+    return tuple(line for line in lines if line)
+
+
+def _dates(
+    order: Mapping[str, Any], language: Language, shop: Shop, facts: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    zone = shop.zone
+    promise = order.get("promise") or {}
+    first, last = promise.get("from"), promise.get("to")
+    first = local_day(first, zone) if first else None
+    last = local_day(last, zone) if last else None
+    if last is None or first == last:
+        first, last = last or first, None
+    end = last or first
+    yield "until", language.until(end) if end else ""
+    yield "window_from", language.day(first) if first else ""
+    yield "window_to", language.day(last) if first and last else ""
+    placed = order.get("placed_at")
+    yield "placed_on", language.full_date(local_day(placed, zone)) if placed else ""
+    next_contact = facts.get("next_contact_at")
+    yield "next_contact", language.until(local_day(next_contact, zone)) if next_contact else ""
+    return_by, days = facts.get("return_by"), _return_days(shop)
+    if return_by is None and end and days:
+        return_by = (date.fromisoformat(end) + timedelta(days=days)).isoformat()
+    yield "return_by", language.until(local_day(return_by, zone)) if return_by and days else ""
+    yield "return_days", days
+
+
+def _totals(
+    totals: Mapping[str, Any], currency: str, country: str | None, language: Language
+) -> Values:
+    values: Values = dict.fromkeys(
+        ("total", "goods", "shipping", "discount", "tax", "tax_name"), ""
+    ) | {"shipping_free": False, "tax_included": True}
+    total = totals.get("total")
+    if not currency or total is None:
+        return values
+    goods, shipping = totals.get("items"), totals.get("shipping")
+    discount, tax = totals.get("discount") or 0, totals.get("tax") or 0
+    values["total"] = language.money(total, currency)
+    if goods is not None and (goods != total or discount or shipping):
+        values["goods"] = language.money(goods, currency)
+    if shipping:
+        values["shipping"] = language.money(shipping, currency)
+    values["shipping_free"] = shipping == 0
+    if discount:
+        values["discount"] = language.money(-abs(discount), currency)
+    if tax:
+        values["tax"] = language.money(tax, currency)
+        values["tax_name"] = language.text("tax" if country in _TAX_IS_NOT_VAT else "VAT")
+        values["tax_included"] = (goods or 0) + (shipping or 0) - abs(discount) + tax != total
+    return values
+
+
+def _items(
+    items: Sequence[Mapping[str, Any]],
+    currency: str,
+    language: Language,
+    shop: Shop,
+    find: Find,
+) -> Values:
+    usual_return_days, quantity_label = _return_days(shop), language.text("Quantity")
+    rows, count, whole, any_image = [], 0, True, False
+    for item in items:
+        quantity, price = str(item["quantity"]), item.get("unit_price")
+        if currency and price is not None:
+            amount = f"{language.quantity(quantity)}\u00a0×\u00a0{language.money(price, currency)}"
+            line_total = language.money(multiply(price, quantity), currency)
+        else:
+            amount, line_total = f"{quantity_label}: {language.quantity(quantity)}", ""
+        strength, years, months, return_days = "", 0, 0, 0
+        product = find(item.get("sku"))
+        if product is not None:
+            strength = _in(product.strength, language)
+            years, months = _years(product.warranty_months or 0)
+            return_days = product.return_days or 0
+        image = safe_url(item.get("image_url"))
+        any_image = any_image or bool(image)
+        count, whole = (count + int(quantity), whole) if quantity.isdigit() else (count, False)
+        rows.append(
+            (
+                image,
+                safe_url(item.get("url")),
+                clean(item.get("name")) or clean(item.get("sku")),
+                strength,
+                years,
+                months,
+                return_days if return_days != usual_return_days else 0,
+                amount,
+                line_total,
+            )
+        )
+    return {
+        "items": rows,
+        "item_count": count if whole else 0,
+        "any_image": any_image,
+        "label_columns": 1 + any_image,
+    }
+
+
+def _years(months: int) -> tuple[int, int]:
+    years, rest = divmod(months, 12)
+    return (0, months) if rest else (years, 0)
+
+
+def _return_days(shop: Shop) -> int:
+    returns = shop.support.returns
+    return (returns.days or 0) if returns else 0
+
+
+def _in(texts: Mapping[str, str] | None, language: Language) -> str:
+    return clean(in_language(texts, language.code))
+
+
+def shop_values(shop: Shop, language: Language) -> Values:
+    """Return what the templates say about the shop itself; `contacts` is its support block.
+
+    A contact is (label, value, link, the same in plain text).
+    """
+    support, color = shop.support, shop.brand.color
+    reply_time = _in(support.reply_time, language)
+    warranty = _in(support.warranty, language)
+    return {
+        "lang": language.code,
+        "shop_name": clean(shop.name),
+        "logo_url": safe_url(shop.brand.logo),
+        "logo_width": shop.brand.logo_width,
+        "imprint": clean(shop.brand.imprint),
+        "button_color": color,
+        "button_text_color": _DARK if _luminance(color) > _READABLE else _LIGHT,
+        "reply_time": f"{language.text('Expected reply time')}: {reply_time}" if reply_time else "",
+        "warranty": f"{language.text('Warranty')}: {warranty}" if warranty else "",
+        "returns_url": safe_url(support.returns.url) if support.returns else "",
+        "contacts": tuple(_contacts(shop, language)),
+    }
+
+
+def _contacts(shop: Shop, language: Language) -> Iterator[tuple[str, str, str, str]]:
+    support = shop.support
+    if support.phone:
+        label, phone = language.text("Phone"), clean(support.phone)
+        link = f"tel:{re.sub(r'[^+0-9]', '', phone)}"
+        yield label, phone, link, f"{label}: {phone}"
+    if support.mail:
+        label = language.text("E-mail")
+        yield label, support.mail, f"mailto:{support.mail}", f"{label}: {support.mail}"
+    hours = _in(support.hours, language)
+    if hours:
+        label = language.text("Hours")
+        yield label, hours, "", f"{label}: {hours}"
+    pages = (
+        (language.text("Questions and answers"), support.faq),
+        (language.text("Chat"), support.chat),
+        (language.text("Messenger"), support.messenger),
+        (language.text("Our shops"), support.stores),
+        *((clean(name), url) for name, url in support.social.items()),
+        (clean(shop.name), shop.brand.site),
+    )
+    for name, url in pages:
+        link = safe_url(url)
+        if link:
+            yield "", name, link, f"{name}: {link}"
+
+
+def _luminance(color: str) -> float:
+    def linear(channel: int) -> float:
+        part = channel / 255
+        return part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4  # noqa: PLR2004
+
+    red, green, blue = (linear(int(color[at : at + 2], 16)) for at in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,0 +1,104 @@
+"""What operators may ask and do; the notifier takes no public request yet."""
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from notifier import store
+from shared import facts
+from shared.errors import Refused
+from shared.security import read_json
+from shared.service import json_response
+from shared.store import Database
+
+_SCOPES = frozenset({"all", "shop", "kind", "channel"})
+_NAME_MAX = 100
+
+
+def internal_routes(db: Database, wake: Callable[[], None]) -> list[Route]:
+    """Return the operator API: timeline, pauses, unknown messages."""
+    return [*_timeline(db), *_pauses(db, wake), *_unknown(db, wake)]
+
+
+def _timeline(db: Database) -> list[Route]:
+    async def order(http: Request) -> Response:
+        shop, order_id = http.path_params["shop"], http.path_params["order_id"]
+        row = await store.find_order(db, shop, order_id)
+        if row is None:
+            raise Refused(404, "not_found", "this order is not known here")
+        known = facts.load(row["facts"])
+        messages = await store.find_messages(db, shop, order_id)
+        return json_response(
+            {
+                "shop": shop,
+                "order_id": order_id,
+                "erased_at": row["erased_at"],
+                "facts": [{"type": f.type, "at": f.at, "id": f.id, **dict(f.extra)} for f in known],
+                "messages": [dict(m) for m in messages],
+            }
+        )
+
+    return [Route("/v1/orders/{shop}/{order_id:path}", order)]
+
+
+def _scope(http: Request) -> tuple[str, str]:
+    scope, name = http.path_params["scope"], http.path_params["name"]
+    if scope not in _SCOPES:
+        raise Refused(422, "invalid_scope", f"scope must be one of {', '.join(sorted(_SCOPES))}")
+    if len(name) > _NAME_MAX:
+        raise Refused(422, "invalid_name", f"a name has at most {_NAME_MAX} characters")
+    return scope, "-" if scope == "all" else name
+
+
+def _pauses(db: Database, wake: Callable[[], None]) -> list[Route]:
+    async def listing(_: Request) -> Response:
+        return json_response({"pauses": [dict(r) for r in await store.pauses(db)]})
+
+    async def put(http: Request) -> Response:
+        scope, name = _scope(http)
+        body = await http.body()
+        stated = read_json(body) if body else {}
+        reason = stated.get("reason", "") if isinstance(stated, dict) else None
+        if not isinstance(reason, str) or len(reason) > 500:  # noqa: PLR2004
+            detail = "must be a text of at most 500 characters"
+            raise Refused(422, "invalid_reason", detail, field="reason")
+        await store.set_pause(db, scope, name, reason)
+        return json_response({"scope": scope, "name": name, "paused": True})
+
+    async def delete(http: Request) -> Response:
+        scope, name = _scope(http)
+        if not await store.end_pause(db, scope, name):
+            raise Refused(404, "not_found", "this is not paused")
+        wake()
+        return json_response({"scope": scope, "name": name, "paused": False})
+
+    path = "/v1/pauses/{scope}/{name}"
+    return [
+        Route("/v1/pauses", listing),
+        Route(path, put, methods=["PUT"]),
+        Route(path, delete, methods=["DELETE"]),
+    ]
+
+
+def _unknown(db: Database, wake: Callable[[], None]) -> list[Route]:
+    async def listing(_: Request) -> Response:
+        return json_response({"unknown": [dict(r) for r in await store.find_unknown(db)]})
+
+    def settle(*, resend: bool) -> Callable[[Request], object]:
+        async def endpoint(http: Request) -> Response:
+            text = http.path_params["id"]
+            number = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0  # noqa: PLR2004
+            if not await store.settle_unknown(db, number, resend=resend):
+                raise Refused(404, "not_found", "no unknown message has this number")
+            wake()
+            return json_response({"state": "pending" if resend else "forgotten"})
+
+        return endpoint
+
+    return [
+        Route("/v1/unknown", listing),
+        Route("/v1/unknown/{id}/resend", settle(resend=True), methods=["POST"]),
+        Route("/v1/unknown/{id}/forget", settle(resend=False), methods=["POST"]),
+    ]

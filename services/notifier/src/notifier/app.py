@@ -1,0 +1,48 @@
+"""Composition root: which part talks to which."""
+
+from notifier import api, store
+from notifier.adapters.render import Renderer
+from notifier.dispatcher import Dispatcher
+from notifier.handlers import Notifier
+from notifier.settings import Settings
+from shared.consumer import Consumer
+from shared.observability import JOURNAL
+from shared.service import Service, parts
+from shared.settings import environment
+from shared.shops import load
+
+TOPICS = ("orders",)
+OPEN_STATES = ("pending", "claimed", "dispatching", "unknown")
+
+
+def create_app(settings: Settings) -> Service:
+    """Build the service; nothing connects or starts before it runs."""
+    db, bus, relay = parts("notifier", settings)
+    shops = load(settings.shops_file, settings.products_file, environment())
+    renderer = Renderer(shops.products)
+    dispatcher = Dispatcher(db, shops, renderer, settings)
+    notifier = Notifier(shops)
+
+    def committed() -> None:
+        dispatcher.wake()
+        relay.wake()
+
+    async def measure() -> None:
+        counts = {(kind, state): n for kind, state, n in await store.open_counts(db)}
+        for kind in renderer.kinds:
+            for state in OPEN_STATES:
+                JOURNAL.labels(kind, state).set(counts.get((kind, state), 0))
+
+    return Service(
+        name="notifier",
+        settings=settings,
+        db=db,
+        bus=bus,
+        shops=shops,
+        relay=relay,
+        internal=api.internal_routes(db, dispatcher.wake),
+        loops=[dispatcher.run],
+        gates=[dispatcher.journal],
+        consumer=Consumer(db, bus, "notifier", TOPICS, notifier.receive, after=committed),
+        measure=measure,
+    )

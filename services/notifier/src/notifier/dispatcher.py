@@ -1,0 +1,403 @@
+"""From claimed journal rows to the mail server: claim, render, submit, record; and the breaker.
+
+Connections are few and long-lived. Each takes a job, renders it, offers it, and asks for the durable
+mark only when the body has left; then come the dot, the reply and the record.
+"""
+
+import asyncio
+import random
+from collections import deque
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import orjson
+import structlog
+
+from notifier import domain, store
+from notifier.adapters.mime import Mail, build
+from notifier.adapters.render import Renderer
+from notifier.adapters.smtp import Connection, Endpoint, RouteFault, Timeouts
+from notifier.handlers import outcome_event
+from notifier.journal import Journal, Mark
+from notifier.replies import Outcome, Verdict, backoff_seconds, classify
+from notifier.settings import Settings
+from notifier.store import Job, Result
+from shared.clock import now
+from shared.errors import GiveUp
+from shared.failpoints import failpoint
+from shared.life import Life
+from shared.observability import BREAKER_OPEN, EVENT_TO_ACCEPTED, MESSAGES, SMTP_OUTCOMES
+from shared.shops import Shop, Shops
+from shared.store import Database, is_transient
+
+POLL_SECONDS: Final = 0.5
+SWEEP_SECONDS: Final = 1.0
+IDLE_SECONDS_MAX: Final = 60.0
+NOOP_AFTER_SECONDS: Final = 15.0
+ROUTE_PAUSE_SECONDS: Final = (1.0, 60.0)  # a server that is away: first pause, longest pause
+FAULT_PAUSE_SECONDS: Final = (15.0, 300.0)  # a server that will not have us: a person is needed
+LOW_MARGIN: Final = timedelta(seconds=60)  # longer than any transaction that makes rows may take
+POLICY_WINDOW, POLICY_SHARE = 200, 0.05
+log = structlog.get_logger(__name__)
+
+
+class Route:
+    """Whether the mail server is to be bothered: closed, or open until a time, then one probe."""
+
+    def __init__(self) -> None:
+        self._open_until = 0.0
+        self._faults = 0
+        self._refusals: deque[bool] = deque(maxlen=POLICY_WINDOW)
+
+    @property
+    def waits(self) -> float:
+        """Return for how many seconds nothing may be offered."""
+        return max(0.0, self._open_until - asyncio.get_running_loop().time())
+
+    @property
+    def probing(self) -> bool:
+        """Tell whether only one message may be offered, to see if the fault is over."""
+        return self._faults > 0
+
+    def stop(self, reason: str, *, retryable: bool) -> None:
+        """Open the breaker: messages stay, nobody offers them."""
+        first, longest = ROUTE_PAUSE_SECONDS if retryable else FAULT_PAUSE_SECONDS
+        if self.waits:
+            return
+        seconds = min(first * 2**self._faults, longest)
+        self._faults += 1
+        self._open_until = asyncio.get_running_loop().time() + seconds
+        BREAKER_OPEN.labels("smtp").set(1)
+        log.error("route_stopped", reason=reason, seconds=seconds, needs_a_person=not retryable)
+
+    def works(self, *, policy: bool) -> None:
+        """Note a definite answer of the server; too many refusals by policy stop the route."""
+        self._refusals.append(policy)
+        if policy and len(self._refusals) == POLICY_WINDOW:
+            if sum(self._refusals) > POLICY_WINDOW * POLICY_SHARE:
+                self._refusals.clear()
+                self.stop("policy", retryable=False)
+                return
+        if self._faults:
+            self._faults = 0
+            BREAKER_OPEN.labels("smtp").set(0)
+            log.info("route_works_again")
+
+
+class Dispatcher:
+    """Sends what the journal says is due. Everything it decides is on disk before it acts."""
+
+    def __init__(self, db: Database, shops: Shops, renderer: Renderer, settings: Settings) -> None:
+        self._db = db
+        self._shops = shops
+        self._renderer = renderer
+        self._settings = settings
+        self.owner: UUID = uuid4()
+        self.journal = Journal(db, self.owner)
+        self._endpoint = Endpoint.parse(settings.smtp_url.get_secret_value())
+        self._timeouts = Timeouts(dot_seconds=settings.smtp_reply_seconds)
+        self._route = Route()
+        self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
+        self._wanted = asyncio.Event()
+        self._room = asyncio.Event()
+        self._low: datetime | None = None
+        self._low_until = 0.0
+        self._tokens = 0.0
+        self._tokens_at = 0.0
+        self._rng = random.SystemRandom()
+        self._message_id_key = settings.link_keys[0].get_secret_value().encode()
+        self._accepted = SMTP_OUTCOMES.labels("accepted")
+
+    def wake(self) -> None:
+        """Look for due messages now: some were just made."""
+        self._wanted.set()
+
+    async def run(self, life: Life) -> None:
+        """Work until the process stops; then finish what is at the dot and give back the rest."""
+        ended = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_lease(life, ended))
+                group.create_task(self._sweep(life))
+                async with asyncio.TaskGroup() as work:
+                    for _ in range(self._settings.smtp_connections):
+                        work.create_task(self._connection())
+                    await self._claim(life)
+                    for _ in range(self._settings.smtp_connections):
+                        self._jobs.put_nowait(None)
+                ended.set()
+        finally:
+            await self._give_back()
+        life.ended("dispatcher")
+
+    async def _give_back(self) -> None:
+        try:
+            async with asyncio.timeout(5):
+                await store.end_lease(self._db, self.owner)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("claims_not_given_back", reason=type(error).__name__)
+
+    async def _keep_lease(self, life: Life, ended: asyncio.Event) -> None:
+        seconds = self._settings.dispatcher_lease_seconds
+        while not ended.is_set():
+            try:
+                await store.renew_lease(self._db, self.owner, seconds)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("lease_not_renewed", reason=type(error).__name__)
+            await life.wait(ended, seconds / 3)
+
+    # ---------------------------------------------------------------- claiming
+
+    async def _claim(self, life: Life) -> None:
+        most = self._settings.smtp_connections * 4
+        while not life.stopping.is_set():
+            life.turned("dispatcher")
+            self._wanted.clear()
+            self._room.clear()
+            if wait := self._route.waits:
+                await self._drop_queue()
+                await life.sleep(min(wait, POLL_SECONDS))
+                continue
+            free = 1 - self._jobs.qsize() if self._route.probing else most - self._jobs.qsize()
+            free = self._within_rate(free)
+            if free < 1 or (not self._route.probing and self._jobs.qsize() > most // 2):
+                await life.wait(self._room, 0.05)
+                continue
+            jobs = await self._claim_some(life, free)
+            if len(jobs) < free:
+                await life.wait(self._wanted, POLL_SECONDS)
+
+    async def _claim_some(self, life: Life, free: int) -> list[Job]:
+        clock = asyncio.get_running_loop().time()
+        if clock > self._low_until:
+            self._low, self._low_until = None, clock + 10
+        try:
+            jobs = await store.claim(self._db, self.owner, free, self._low)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("claim_waits", reason=type(error).__name__)
+            await life.sleep(1)
+            return []
+        await failpoint("di.after_claim")
+        if jobs:
+            self._tokens -= len(jobs)
+            self._low = min(j.created_at for j in jobs) - LOW_MARGIN
+        for job in jobs:
+            self._jobs.put_nowait(job)
+        return jobs
+
+    def _within_rate(self, wanted: int) -> int:
+        """Return how many of the wanted may go, by a token bucket that holds one second's worth."""
+        rate = self._settings.smtp_rate_per_second
+        if rate is None:
+            return wanted
+        clock = asyncio.get_running_loop().time()
+        self._tokens = min(max(rate, 1.0), self._tokens + (clock - self._tokens_at) * rate)
+        self._tokens_at = clock
+        return min(wanted, int(self._tokens))
+
+    async def _drop_queue(self) -> None:
+        """Give queued claims back while the route is stopped: their life goes on, not their lease."""
+        while not self._jobs.empty():
+            job = self._jobs.get_nowait()
+            if job is not None:
+                await self._record(Result(job, "pending", "route_stopped"))
+
+    # ---------------------------------------------------------------- one connection
+
+    async def _connection(self) -> None:
+        connection: Connection | None = None
+        last: tuple[Result, asyncio.Future[bool]] | None = None
+        try:
+            while True:
+                if last is not None and self._jobs.empty():
+                    await self._settled(last)
+                    last = None
+                job = await self._next_job(connection)
+                if self._jobs.qsize() <= self._settings.smtp_connections:
+                    self._room.set()
+                if job is None:
+                    break
+                connection = await self._ready(connection)
+                if connection is None:
+                    result = Result(job, "pending", "route_stopped", None, 0.0)
+                else:
+                    result = await self._send(connection, job)
+                if last is not None:
+                    await self._settled(last)
+                last = (result, self.journal.enqueue(result))
+        finally:
+            if connection is not None:
+                await connection.close()
+        if last is not None:
+            await self._settled(last)
+
+    async def _next_job(self, connection: Connection | None) -> Job | None:
+        """Wait for a job; an idle connection is closed meanwhile."""
+        if connection is None or not connection.usable:
+            return await self._jobs.get()
+        try:
+            async with asyncio.timeout(IDLE_SECONDS_MAX):
+                return await self._jobs.get()
+        except TimeoutError:
+            await connection.close()
+        return await self._jobs.get()
+
+    async def _ready(self, connection: Connection | None) -> Connection | None:
+        """Return a connection that may carry the next message, None while the route is stopped."""
+        if connection is not None and connection.usable:
+            worn = connection.messages >= self._settings.smtp_messages_per_connection
+            if not worn and (
+                connection.idle_seconds < NOOP_AFTER_SECONDS or await connection.noop()
+            ):
+                return connection
+            await connection.close()
+        if self._route.waits:
+            return None
+        try:
+            return await Connection.open(self._endpoint, timeouts=self._timeouts)
+        except RouteFault as fault:
+            SMTP_OUTCOMES.labels(f"route_{fault.kind}").inc()
+            self._route.stop(f"{fault.kind}: {fault.text}", retryable=fault.retryable)
+            return None
+
+    async def _send(self, connection: Connection, job: Job) -> Result:
+        """Offer one message; whatever happens ends as a result."""
+        shop = self._shops.get(job.shop)
+        order = orjson.loads(job.snapshot or "{}")
+        address = (order.get("customer") or {}).get("email")
+        refusal = "unknown_shop" if shop is None else domain.admit(shop, job.kind, address)
+        if refusal or job.suppressed_by:
+            return Result(job, "suppressed", refusal or job.suppressed_by)
+        assert shop is not None
+        try:
+            mail = self._mail(job, shop, order)
+            wire = build(mail, eight_bit=connection.eight_bit)
+        except GiveUp as error:
+            log.error("message_cannot_be_built", kind=job.kind, reason=str(error))
+            return Result(job, "failed", f"template_error: {error}"[:200])
+
+        async def mark() -> bool:
+            await failpoint("di.before_mark")
+            marked = await self.journal.submit(Mark(job))
+            await failpoint("di.after_mark")
+            return marked
+
+        try:
+            outcome = await connection.submit(
+                sender=shop.sender.address,
+                recipient=address,
+                wire=wire,
+                smtputf8=mail.needs_smtputf8,
+                mark=mark,
+            )
+        except Exception as error:
+            if not is_transient(error) or connection.outcome is None:
+                raise
+            outcome = connection.outcome  # the mark could not be asked for: the database is away
+        await failpoint("di.after_reply")
+        return self._judge(job, address, outcome)
+
+    def _mail(self, job: Job, shop: Shop, order: dict[str, Any]) -> Mail:
+        self._renderer.products = self._shops.products
+        content = self._renderer.render(
+            job.kind, order=order, shop=shop, links={}, facts={"role": job.role}
+        )
+        return Mail(
+            kind=job.kind,
+            sender=(shop.sender.name, shop.sender.address),
+            recipient=(order["customer"].get("name") or "", order["customer"]["email"]),
+            reply_to=shop.reply_to,
+            content=content,
+            message_id=domain.message_id(
+                job.key, self._settings.message_id_domain, self._message_id_key
+            ),
+            date=job.created_at,
+        )
+
+    def _judge(self, job: Job, address: str, outcome: Outcome) -> Result:
+        verdict = classify(outcome)
+        reply = f"{outcome.code or '-'} {outcome.text}"[:200]
+        if verdict.action == "sent":
+            self._accepted.inc()
+            EVENT_TO_ACCEPTED.labels(job.kind).observe((now() - job.recorded_at).total_seconds())
+            self._route.works(policy=False)
+            return Result(job, "sent", None, reply)
+        SMTP_OUTCOMES.labels(verdict.reason).inc()
+        if verdict.page:
+            log.error("mail_server_needs_a_look", reason=verdict.reason, code=outcome.code)
+        return self._not_sent(job, address, reply, verdict)
+
+    def _not_sent(self, job: Job, address: str, reply: str, verdict: Verdict) -> Result:
+        match verdict.action:
+            case "failed":
+                self._route.works(policy=verdict.reason == "policy")
+                hashed = domain.address_hash(address) if verdict.suppress_address else None
+                return Result(job, "failed", verdict.reason, reply, suppress_hash=hashed)
+            case "unknown":
+                return Result(job, "unknown", verdict.reason, reply)
+            case "route_fault":
+                self._route.stop(verdict.reason, retryable=False)
+                return Result(job, "pending", verdict.reason, reply)
+            case "withdrawn":
+                return Result(job, "pending", None)
+            case _ if verdict.retries is not None and job.attempt > verdict.retries:
+                return Result(job, "failed", verdict.reason, reply)
+            case _:
+                wait = backoff_seconds(job.attempt, self._rng) if verdict.backoff == "jitter" else 1.0
+                return Result(job, "pending", verdict.reason, reply, retry_seconds=wait)
+
+    # ---------------------------------------------------------------- recording
+
+    async def _record(self, result: Result) -> None:
+        await self._settled((result, self.journal.enqueue(result)))
+
+    async def _settled(self, last: tuple[Result, "asyncio.Future[bool]"]) -> None:
+        """Wait until a result is on disk, however often the database is away meanwhile."""
+        result, future = last
+        while True:
+            try:
+                await future
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                await asyncio.sleep(0.5)
+                future = self.journal.enqueue(result)
+            else:
+                return
+
+    # ---------------------------------------------------------------- the sweeper
+
+    async def _sweep(self, life: Life) -> None:
+        while not life.stopping.is_set():
+            await life.sleep(SWEEP_SECONDS)
+            try:
+                await self.sweep_once()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("sweep_waits", reason=type(error).__name__)
+
+    async def sweep_once(self) -> None:
+        """Move on what dead dispatchers left behind and what outlived its use."""
+        kinds = sorted(self._settings.unknown_resend_kinds)
+        async with self._db.transaction() as tx:
+            moved = await store.sweep(tx, kinds, self._settings.unknown_resend_after_seconds)
+            await tx.publish(
+                [
+                    outcome_event(
+                        r["shop"], r["key"], r["state"], r["reason"], now(),
+                        {n: r[n] for n in ("order_id", "kind", "subject", "channel", "role", "round")},
+                        attempt=str(r["attempt"]),
+                    )
+                    for r in moved
+                ]
+            )  # fmt: skip
+        for row in moved:
+            MESSAGES.labels(row["kind"], row["state"]).inc()

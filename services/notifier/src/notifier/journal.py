@@ -1,0 +1,74 @@
+"""The journal's commits: the durable mark before each dot, and what became of each attempt.
+
+Marks and results of all connections share transactions, in the order in which they were handed in. So
+a connection's next mark never commits before its last result, and a crash leaves at most one message
+of unknown fate for each open connection.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from notifier import store
+from notifier.handlers import outcome_event
+from notifier.store import Job, Result
+from shared.clock import now
+from shared.events import Event
+from shared.failpoints import failpoint
+from shared.group_commit import GroupCommit
+from shared.observability import MESSAGES
+from shared.store import Database
+
+_TOLD = frozenset({"sent", "failed", "suppressed", "unknown"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Ask to write the dot of this attempt."""
+
+    job: Job
+
+
+class Journal(GroupCommit[Mark | Result, bool]):
+    """Commits marks and results in groups; a result is True when the row took it."""
+
+    def __init__(self, db: Database, owner: UUID) -> None:
+        super().__init__(self._commit)
+        self._db = db
+        self._owner = owner
+
+    async def _commit(self, operations: Sequence[Mark | Result]) -> list[bool | Exception]:
+        results = [o for o in operations if isinstance(o, Result)]
+        marks = [o.job for o in operations if isinstance(o, Mark)]
+        async with self._db.transaction() as tx:
+            changed = await store.record(tx, self._owner, results) if results else set()
+            told = [r for r in results if r.job.id in changed and r.state in _TOLD]
+            await tx.publish([_event(r) for r in told])
+            marked = await store.mark_dispatching(tx, self._owner, marks) if marks else set()
+        for result in told:
+            MESSAGES.labels(result.job.kind, result.state).inc()
+        if results:
+            await failpoint("di.after_record")
+        return [
+            (o.job.id in marked) if isinstance(o, Mark) else (o.job.id in changed) for o in operations
+        ]
+
+
+def _event(result: Result) -> Event:
+    job = result.job
+    return outcome_event(
+        job.shop,
+        job.key,
+        result.state,
+        result.reason,
+        now(),
+        {
+            "order_id": job.order_id,
+            "kind": job.kind,
+            "subject": job.subject,
+            "channel": job.channel,
+            "role": job.role,
+            "round": job.round,
+        },
+        attempt=str(job.attempt),
+    )

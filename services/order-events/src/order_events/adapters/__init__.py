@@ -1,0 +1,1 @@
+"""Translators: what a shop platform sends, in our words."""

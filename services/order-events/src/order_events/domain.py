@@ -1,0 +1,315 @@
+"""What a delivery said, and what that makes of an order: pure rules, no I/O."""
+
+import hashlib
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from holidays import country_holidays
+
+from shared.events import (
+    EventData,
+    OrderPlaced,
+    OrderShipped,
+    OrderUpdated,
+    Promise,
+    ScanReported,
+    ShipmentUpdated,
+    ShipmentWithdrawn,
+    parse_instant,
+)
+from shared.facts import Fact
+from shared.shops import Shop
+
+FUTURE_MAX: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How the order looks now. The first placed one becomes order.placed, a changed one order.updated.
+
+    `placed` is False for an unpaid basket or a draft: nothing is told yet. `history` says why an
+    order is only history (a test order, cancelled already, no contact): state only, never a message.
+    """
+
+    data: OrderPlaced
+    placed: bool
+    history: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """One parcel: new → order.shipped, changed → shipment.updated, withdrawn → shipment.withdrawn."""
+
+    data: OrderShipped
+    withdrawn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Any other order event, told once per type and subject (refund id, return id, …)."""
+
+    data: EventData
+    at: datetime
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A carrier scan that came through the shop platform; passed on to tracking."""
+
+    data: ScanReported
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """A privacy request: these orders, all orders of this address, or the whole shop."""
+
+    order_ids: tuple[str, ...]
+    email: str | None
+    whole_shop: bool = False
+    email_hash: str | None = None
+
+
+Statement = Snapshot | Shipment | Once | Scan | Erase
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one webhook delivery said; `ignored` is the reason when there is nothing to do."""
+
+    topic: str
+    delivery_id: str | None
+    order_id: str | None
+    statements: tuple[Statement, ...]
+    ignored: str | None = None
+
+
+class Unusable(Exception):
+    """A signed delivery that cannot be understood; it is quarantined with this reason."""
+
+
+# ---------------------------------------------------------------- what an order has been told
+
+
+@dataclass(slots=True)
+class Order:
+    """One order's row: its facts, how it looks now, and what was told of it already.
+
+    `told` maps a subject ("placed", "shipment:255/1", "order.refunded.v1:88") to the fingerprint of what
+    was last said about it, so that the same news told five times is one event.
+    """
+
+    shop: str
+    order_id: str
+    facts: tuple[Fact, ...] = ()
+    snapshot: dict[str, Any] | None = None
+    told: dict[str, str] = field(default_factory=dict)
+    history: str | None = None
+    changed: bool = False
+
+
+D = TypeVar("D", bound=EventData)
+
+
+def fingerprint(data: EventData) -> str:
+    """Hash what a body says; its revision is left out, because a platform re-dates unchanged orders."""
+    return hashlib.sha256(data.model_dump_json(exclude={"revision"}).encode()).hexdigest()[:32]
+
+
+def email_hash(address: str) -> str:
+    """Hash an address for look-ups and erasure: SHA-256 of it in lower case, in hex."""
+    return hashlib.sha256(address.strip().lower().encode()).hexdigest()
+
+
+def clamp(at: datetime, now: datetime) -> datetime:
+    """Take a time more than ten minutes in the future for a wrong clock: it becomes now."""
+    return now if at > now + FUTURE_MAX else at
+
+
+def _is_stale(order: Order, data: OrderPlaced) -> bool:
+    """Tell whether a snapshot is older than the one we have; one without a revision counts as new."""
+    known = (order.snapshot or {}).get("revision")
+    return known is not None and data.revision is not None and data.revision < parse_instant(known)
+
+
+def decide(
+    order: Order, statement: Snapshot | Shipment | Once, shop: Shop, now: datetime
+) -> list[tuple[EventData, datetime]]:
+    """Return the events that this statement makes of the order, and note on it that they were told."""
+    match statement:
+        case Snapshot():
+            return _snapshot(order, statement, shop, now)
+        case Shipment(data=data):
+            return _shipment(order, data, now, withdrawn=statement.withdrawn)
+        case Once(data=data):
+            subject = f"{data.type}:{statement.subject}"
+            if subject in order.told:
+                return []
+            order.told[subject] = fingerprint(data)
+            order.changed = True
+            return [(data, clamp(statement.at, now))]
+
+
+def _snapshot(
+    order: Order, statement: Snapshot, shop: Shop, now: datetime
+) -> list[tuple[EventData, datetime]]:
+    data = statement.data
+    if _is_stale(order, data):
+        return []
+    print_ = fingerprint(data)
+    if order.told.get("placed") == print_:
+        return []
+    data = with_promise(order, data, shop)
+    first = "placed" not in order.told
+    order.snapshot = data.model_dump(mode="json")
+    order.history = statement.history if first else None
+    order.changed = True
+    if first and (statement.history or not statement.placed):
+        return []
+    order.told["placed"] = print_
+    if first:
+        return [(data, clamp(data.placed_at, now))]
+    return [(_as(OrderUpdated, data), clamp(data.revision or now, now))]
+
+
+def _shipment(
+    order: Order, data: OrderShipped, now: datetime, *, withdrawn: bool
+) -> list[tuple[EventData, datetime]]:
+    subject = f"shipment:{data.shipment_id}"
+    known = order.told.get(subject)
+    print_ = "withdrawn" if withdrawn else fingerprint(data)
+    if print_ == known or (withdrawn and known is None):
+        return []
+    order.told[subject] = print_
+    order.changed = True
+    if withdrawn:
+        gone = ShipmentWithdrawn(order_id=data.order_id, shipment_id=data.shipment_id, at=now)
+        return [(gone, now)]
+    if known is None:
+        return [(data, clamp(data.happened_at or now, now))]
+    return [(_as(ShipmentUpdated, data), now)]
+
+
+def _as(kind: type[D], data: EventData) -> D:
+    """Give the same body another type's name."""
+    return kind.model_construct(data.model_fields_set, **dict(data))
+
+
+def record(
+    order: Order, data: EventData, time: datetime, shop: Shop, now: datetime
+) -> tuple[EventData, datetime]:
+    """Take an event exactly as a shop states it over the API or the bus; `told` learns of it.
+
+    `time` is the envelope's: what the body says of when it happened goes before it.
+    """
+    at = clamp(data.happened_at or time, now)
+    order.changed = True
+    if isinstance(data, OrderPlaced):  # OrderUpdated has the same body
+        stale = _is_stale(order, data)
+        data = with_promise(order, data, shop)
+        if not stale:
+            order.snapshot = data.model_dump(mode="json")
+        if data.type == OrderPlaced.type:
+            order.told.setdefault("placed", fingerprint(data))
+    elif isinstance(data, OrderShipped):
+        order.told[f"shipment:{data.shipment_id}"] = fingerprint(data)
+    return data, at
+
+
+# ---------------------------------------------------------------- the promise
+
+
+def with_promise(order: Order, data: OrderPlaced, shop: Shop) -> OrderPlaced:
+    """Fill in the promised days, once: the shop's own statement, else the one known, else computed."""
+    if data.promise is not None:
+        return data
+    known = (order.snapshot or {}).get("promise")
+    promise = Promise.model_validate(known) if known else promised_days(data, shop)
+    return data.model_copy(update={"promise": promise}) if promise else data
+
+
+def promised_days(data: OrderPlaced, shop: Shop) -> Promise | None:
+    """Compute the promised days from shipping method, destination, cut-off hour and calendars.
+
+    None when the shop promises nothing for that method and country.
+    """
+    country = data.ship_to.country if data.ship_to else None
+    stated = shop.promise(data.shipping_method, country)
+    if stated is None:
+        return None
+    calendar = shop.calendar(stated.calendar)
+    closed = (*_holidays(calendar.holidays, country), frozenset(calendar.closed))
+    working = calendar.weekday_numbers
+    placed = data.placed_at.astimezone(shop.zone)
+    late = calendar.cut_off is not None and placed.time() >= calendar.cut_off
+    starts = _forward(placed.date() + timedelta(days=1 if late else 0), 0, working, closed)
+    leaves = _forward(starts, calendar.handling_days, working, closed)
+    first, last = (_forward(leaves, days, working, closed) for days in stated.days)
+    return Promise.model_validate({"from": first, "to": last, "source": "method"})
+
+
+def _forward(
+    day: date, count: int, working: frozenset[int], closed: Sequence[Container[date]]
+) -> date:
+    """Move on by so many working days, first of all onto one; weekdays are 0 (Monday) to 6."""
+    while True:
+        if day.weekday() in working and not any(day in days for days in closed):
+            if count == 0:
+                return day
+            count -= 1
+        day += timedelta(days=1)
+
+
+@cache
+def _holidays(*countries: str | None) -> tuple[Container[date], ...]:
+    """Return the public holidays of these countries, made year by year as they are asked for."""
+    known = []
+    for code in {c for c in countries if c}:
+        try:
+            name, _, region = code.partition("-")
+            known.append(country_holidays(name, subdiv=region or None))
+        except NotImplementedError:  # a country without a calendar has working days only
+            continue
+    return tuple(known)
+
+
+# ---------------------------------------------------------------- the fold
+
+
+def fold(facts: Sequence[Fact]) -> dict[str, Any]:
+    """Return the order's state: the same for any order and any duplication of its facts."""
+    state: dict[str, Any] = {
+        "stage": "unknown",
+        "cancelled": False,
+        "shipments": {},
+        "refunds": 0,
+        "returns": {},
+    }
+    for fact in facts:
+        _apply(state, fact)
+    return state
+
+
+def _apply(state: dict[str, Any], fact: Fact) -> None:
+    subject = fact.get("subject")
+    match fact.type:
+        case "order.placed.v1":
+            state["stage"] = "placed" if state["stage"] == "unknown" else state["stage"]
+        case "order.preparing.v1":
+            state["stage"] = "preparing" if state["stage"] in {"unknown", "placed"} else state["stage"]
+        case "order.shipped.v1" | "shipment.updated.v1":
+            state["stage"] = "shipped"
+            state["shipments"][subject] = "shipped"
+        case "shipment.withdrawn.v1":
+            state["shipments"][subject] = "withdrawn"
+        case "order.cancelled.v1":
+            state["cancelled"] = "partly" if fact.get("partial") else True
+        case "order.refunded.v1":
+            state["refunds"] += 1
+        case "order.return_requested.v1" | "order.return_received.v1":
+            state["returns"][subject] = fact.type.split(".")[1]
+        case _:
+            pass

@@ -1,0 +1,323 @@
+"""What happens when somebody says something about an order: the story, from request to outbox."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from order_events import domain, store
+from order_events.domain import Erase, Order, Scan, Shipment, Snapshot
+from order_events.store import Claim, Received
+from shared import facts
+from shared.bus import Bus
+from shared.errors import GiveUp, Refused
+from shared.events import CustomerErased, Event, EventData, event_id
+from shared.failpoints import failpoint
+from shared.observability import EVENTS_ACCEPTED, WEBHOOKS
+from shared.shops import Shop, Shops
+from shared.store import Database, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """One event as a shop states it, with the id it will have for ever."""
+
+    id: UUID
+    data: EventData
+    time: datetime
+    source: str
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One API request: all its events are taken, or none. `claims[n]` is the key of `events[n]`."""
+
+    shop: Shop
+    events: tuple[Stated, ...]
+    claims: tuple[Claim, ...]
+    whole: Claim | None = None  # the Idempotency-Key of the request as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """One verified webhook delivery; `unusable` is the reason when it was not understood."""
+
+    shop: Shop
+    source: str
+    delivery: domain.Delivery
+    body: bytes
+    unusable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the sender is told."""
+
+    ids: tuple[UUID, ...]
+    replayed: int = 0
+    outcome: str = "accepted"
+
+
+Item = Request | Webhook
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one transaction will write."""
+
+    now: datetime
+    orders: dict[store.Key, Order]
+    taken: dict[store.Key, Claim]
+    tombstones: dict[store.Key, datetime]
+    events: list[Event] = field(default_factory=list)
+    webhooks: list[Received] = field(default_factory=list)
+    released: list[Claim] = field(default_factory=list)
+
+
+class Orders:
+    """Takes statements about orders, keeps them, and puts what they mean into the outbox."""
+
+    def __init__(
+        self, db: Database, bus: Bus, shops: Shops, wake_relay: Callable[[], None]
+    ) -> None:
+        self._db = db
+        self._bus = bus
+        self._shops = shops
+        self._wake_relay = wake_relay
+
+    async def accept(self, items: Sequence[Item]) -> list[Answer | Exception]:
+        """Take a group of requests in one transaction; each gets its answer, or its Refused."""
+        async with self._db.transaction() as tx:
+            batch = await self._open(tx, items)
+            answers = [await self._one(tx, batch, item) for item in items]
+            await self._write(tx, batch)
+            await failpoint("oe.before_commit")
+        await failpoint("oe.after_commit")
+        self._wake_relay()
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(item, Webhook) and isinstance(answer, Answer):
+                WEBHOOKS.labels(item.source, answer.outcome).inc()
+        for event in batch.events:
+            EVENTS_ACCEPTED.labels(event.type).inc()
+        return answers
+
+    async def stated(self, tx: Tx, events: Sequence[Event]) -> None:
+        """Take events that a shop's own system put on the bus (topic `orders.inbound`)."""
+        keys = [(e.shop, i) for e in events if (i := e.data.order_id)]
+        now, orders = await store.lock_orders(tx, keys)
+        batch = _Batch(now, orders, {}, {})
+        for event in events:
+            if (shop := self._shops.get(event.shop)) is None:
+                raise GiveUp("this shop is not known any more")
+            stated = Stated(event.id, event.data, event.time, event.source, event.traceparent)
+            await self._state(tx, batch, shop, stated)
+        await self._write(tx, batch)
+
+    async def _open(self, tx: Tx, items: Sequence[Item]) -> _Batch:
+        keys: list[store.Key] = []
+        hashes: list[store.Key] = []
+        claims: dict[store.Key, Claim] = {}
+        for item in items:
+            keys.extend((item.shop.id, order_id) for order_id in _order_ids(item))
+            hashes.extend((item.shop.id, h) for h in _hashes(item))
+            if isinstance(item, Request):
+                for claim in (*item.claims, *([item.whole] if item.whole else [])):
+                    claims.setdefault((claim.shop, claim.key), claim)
+        now, orders = await store.lock_orders(tx, keys)
+        taken = await store.claim_keys(tx, list(claims.values()))
+        return _Batch(now, orders, taken, await store.tombstones(tx, hashes))
+
+    async def _write(self, tx: Tx, batch: _Batch) -> None:
+        if batch.released:
+            await store.release_keys(tx, batch.released)
+        await store.save_orders(tx, [o for o in batch.orders.values() if o.changed])
+        await tx.publish(batch.events)
+        await store.save_webhooks(tx, batch.webhooks)
+
+    async def _one(self, tx: Tx, batch: _Batch, item: Item) -> Answer | Exception:
+        if isinstance(item, Webhook):
+            return await self._webhook(tx, batch, item)
+        return await self._request(tx, batch, item)
+
+    # ---------------------------------------------------------------- API
+
+    async def _request(self, tx: Tx, batch: _Batch, request: Request) -> Answer | Exception:
+        if request.whole is not None:
+            known = batch.taken.get((request.whole.shop, request.whole.key))
+            if known is not None:
+                if known.body_sha256 != request.whole.body_sha256:
+                    return _reused("Idempotency-Key", None)
+                return Answer(known.ids, len(known.ids))
+            batch.taken[request.whole.shop, request.whole.key] = request.whole
+        seen = [batch.taken.get((c.shop, c.key)) for c in request.claims]
+        for index, (claim, known) in enumerate(zip(request.claims, seen, strict=True)):
+            if known is not None and known.body_sha256 != claim.body_sha256:
+                mine = [c for c, k in zip(request.claims, seen, strict=True) if k is None]
+                batch.released += [*mine, *([request.whole] if request.whole else [])]
+                return _reused("id", index)
+        for stated, claim, known in zip(request.events, request.claims, seen, strict=True):
+            if known is None and batch.taken.setdefault((claim.shop, claim.key), claim) is claim:
+                await self._state(tx, batch, request.shop, stated)
+        return Answer(tuple(s.id for s in request.events), sum(k is not None for k in seen))
+
+    async def _state(self, tx: Tx, batch: _Batch, shop: Shop, stated: Stated) -> None:
+        data = stated.data
+        if isinstance(data, CustomerErased):
+            await self._erase(tx, batch, shop, Erase((), None, email_hash=data.email_hash))
+            return
+        order = batch.orders.get((shop.id, data.order_id or ""))
+        if order is None:  # about a person, not an order
+            at = domain.clamp(data.happened_at or stated.time, batch.now)
+            batch.events.append(_event(batch, shop, stated.source, data, at, stated.id))
+            return
+        if self._is_erased(batch, order, data):
+            return
+        data, at = domain.record(order, data, stated.time, shop, batch.now)
+        event = _event(batch, shop, stated.source, data, at, stated.id, stated.traceparent)
+        self._tell(batch, order, event)
+
+    # ---------------------------------------------------------------- webhooks
+
+    async def _webhook(self, tx: Tx, batch: _Batch, hook: Webhook) -> Answer:
+        delivery = hook.delivery
+        before = len(batch.events)
+        outcome, reason = "accepted", None
+        if hook.unusable is not None:
+            outcome, reason = "quarantined", hook.unusable
+        elif delivery.ignored is not None:
+            outcome, reason = "ignored", delivery.ignored
+        else:
+            for statement in delivery.statements:
+                await self._statement(tx, batch, hook, statement)
+            erased = any(isinstance(s, Erase) for s in delivery.statements)
+            if len(batch.events) == before and not erased:
+                outcome, reason = self._why_nothing(batch, hook)
+        batch.webhooks.append(
+            Received(
+                hook.shop.id,
+                hook.source,
+                delivery.topic,
+                delivery.delivery_id,
+                delivery.order_id,
+                outcome,
+                reason,
+                hook.body if outcome == "quarantined" else None,
+            )
+        )
+        return Answer(tuple(e.id for e in batch.events[before:]), outcome=outcome)
+
+    def _why_nothing(self, batch: _Batch, hook: Webhook) -> tuple[str, str]:
+        for statement in hook.delivery.statements:
+            if isinstance(statement, Snapshot):
+                if statement.history:
+                    return "history", statement.history
+                if not statement.placed:
+                    return "ignored", "not placed yet"
+        return "duplicate", "nothing new in it"
+
+    async def _statement(
+        self, tx: Tx, batch: _Batch, hook: Webhook, statement: domain.Statement
+    ) -> None:
+        shop, source = hook.shop, f"/shops/{hook.shop.id}/{hook.source}"
+        if isinstance(statement, Erase):
+            await self._erase(tx, batch, shop, statement)
+            return
+        if isinstance(statement, Scan):
+            at = domain.clamp(statement.data.happened_at or batch.now, batch.now)
+            said = event_id(shop.id, statement.data.type, domain.fingerprint(statement.data))
+            batch.events.append(_event(batch, shop, source, statement.data, at, said))
+            return
+        order = batch.orders[shop.id, statement.data.order_id or ""]
+        if self._is_erased(batch, order, statement.data):
+            return
+        for data, at in domain.decide(order, statement, shop, batch.now):
+            subject = _subject(data) or getattr(statement, "subject", "")
+            said = event_id(shop.id, order.order_id, data.type, subject, domain.fingerprint(data))
+            self._tell(batch, order, _event(batch, shop, source, data, at, said))
+
+    # ---------------------------------------------------------------- both
+
+    def _tell(self, batch: _Batch, order: Order, event: Event) -> None:
+        batch.events.append(event)
+        partial = event.type == "order.cancelled.v1" and bool(getattr(event.data, "items", None))
+        fact = facts.fact(
+            event.type,
+            event.time,
+            event.id,
+            day=getattr(event.data, "precision", "second") == "day",
+            subject=_subject(event.data) or None,
+            partial=partial or None,
+        )
+        order.facts = facts.add(order.facts, [fact])
+
+    def _is_erased(self, batch: _Batch, order: Order, data: EventData) -> bool:
+        """Tell whether these facts are older than the erasure of the customer they are about."""
+        address = getattr(getattr(data, "customer", None), "email", None)
+        if address is None:
+            return False
+        erased_at = batch.tombstones.get((order.shop, domain.email_hash(address)))
+        return erased_at is not None and (data.happened_at or batch.now) < erased_at
+
+    async def _erase(self, tx: Tx, batch: _Batch, shop: Shop, request: Erase) -> None:
+        """Blank everything we keep about these orders, and tell the other services to do so."""
+        hashed = request.email_hash or (domain.email_hash(request.email) if request.email else None)
+        found = await store.orders_to_erase(
+            tx, shop.id, request.order_ids, hashed, whole_shop=request.whole_shop
+        )
+        hashes = [hashed] if hashed else []
+        await store.erase(tx, shop.id, found, hashes)
+        needles = [*request.order_ids, *([request.email] if request.email else [])]
+        await store.erase_quarantine(tx, shop.id, needles, whole_shop=request.whole_shop)
+        await self._bus.erase(tx, [f"{shop.id}:{i}" for i in found])
+        for order_id in found:
+            if (order := batch.orders.get((shop.id, order_id))) is not None:
+                order.snapshot, order.told, order.changed = None, {}, True
+            data = CustomerErased(order_id=order_id, email_hash=hashed, at=batch.now)
+            said = event_id(shop.id, order_id, data.type, batch.now.isoformat())
+            event = _event(batch, shop, "/afterglow/order-events", data, batch.now, said)
+            batch.events.append(event)
+
+
+def _event(
+    batch: _Batch,
+    shop: Shop,
+    source: str,
+    data: EventData,
+    at: datetime,
+    said: UUID,
+    traceparent: str | None = None,
+) -> Event:
+    return Event.of(
+        data,
+        id=said,
+        shop=shop.id,
+        source=source,
+        time=at,
+        recorded_at=batch.now,
+        traceparent=traceparent,
+    )
+
+
+def _reused(field_: str, index: int | None) -> Refused:
+    detail = "was used before with another body; nothing of this request was taken"
+    return Refused(409, "idempotency_key_reused", detail, field=field_, index=index)
+
+
+def _subject(data: EventData) -> str:
+    return str(getattr(data, "shipment_id", None) or getattr(data, "return_id", None) or "")
+
+
+def _data(item: Item) -> list[EventData]:
+    if isinstance(item, Request):
+        return [s.data for s in item.events]
+    return [s.data for s in item.delivery.statements if isinstance(s, Snapshot | Shipment | domain.Once)]
+
+
+def _order_ids(item: Item) -> list[str]:
+    return [i for data in _data(item) if (i := data.order_id)]
+
+
+def _hashes(item: Item) -> list[str]:
+    addresses = (getattr(getattr(d, "customer", None), "email", None) for d in _data(item))
+    return [domain.email_hash(a) for a in addresses if a]

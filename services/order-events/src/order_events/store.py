@@ -1,0 +1,256 @@
+"""The SQL of order-events. Nothing here decides anything."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from order_events.domain import Order, email_hash
+from shared import facts
+from shared.store import Database, Tx
+
+Key = tuple[str, str]
+
+
+async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, Order]]:
+    """Lock these orders in sorted order, making rows for new ones; return the database's time too."""
+    wanted = sorted(set(keys))
+    shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
+    await tx.execute(
+        """insert into orders (shop, order_id)
+           select k.shop, k.order_id
+           from unnest($1::text[], $2::text[]) with ordinality k(shop, order_id, n)
+           where not exists (select from orders o
+                             where o.shop = k.shop and o.order_id = k.order_id)
+           order by n
+           on conflict do nothing""",
+        shops,
+        ids,
+    )
+    rows = await tx.fetch(
+        """select o.shop, o.order_id, o.facts, o.snapshot, o.told, o.history, clock_timestamp() as at
+           from orders o join unnest($1::text[], $2::text[]) k(shop, order_id)
+             using (shop, order_id)
+           order by o.shop, o.order_id for update of o""",
+        shops,
+        ids,
+    )
+    now = rows[0]["at"] if rows else await tx.fetchval("select clock_timestamp()")
+    return now, {(r["shop"], r["order_id"]): _order(r) for r in rows}
+
+
+def _order(row: Any) -> Order:
+    return Order(
+        shop=row["shop"],
+        order_id=row["order_id"],
+        facts=facts.load(row["facts"]),
+        snapshot=None if row["snapshot"] is None else orjson.loads(row["snapshot"]),
+        told=orjson.loads(row["told"]),
+        history=row["history"],
+    )
+
+
+async def save_orders(tx: Tx, orders: Sequence[Order]) -> None:
+    """Write changed orders back, all in one statement."""
+    if not orders:
+        return
+    await tx.execute(
+        """update orders o set facts = n.facts, snapshot = n.snapshot, told = n.told,
+             history = n.history, email_hash = n.email_hash, updated_at = now()
+           from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[], $6::text[],
+                       $7::text[])
+             as n(shop, order_id, facts, snapshot, told, history, email_hash)
+           where o.shop = n.shop and o.order_id = n.order_id""",
+        [o.shop for o in orders],
+        [o.order_id for o in orders],
+        [facts.dump(o.facts) for o in orders],
+        [None if o.snapshot is None else orjson.dumps(o.snapshot).decode() for o in orders],
+        [orjson.dumps(o.told).decode() for o in orders],
+        [o.history for o in orders],
+        [_hash_of(o.snapshot) for o in orders],
+    )
+
+
+def _hash_of(snapshot: dict[str, Any] | None) -> str | None:
+    address = ((snapshot or {}).get("customer") or {}).get("email")
+    return email_hash(address) if address else None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One idempotency key of a request: the same key with the same body is answered as before."""
+
+    shop: str
+    key: str
+    body_sha256: bytes
+    ids: tuple[UUID, ...]
+
+
+async def claim_keys(tx: Tx, claims: Sequence[Claim]) -> dict[Key, Claim]:
+    """Store keys that are new; return those that somebody had stored before."""
+    if not claims:
+        return {}
+    rows = await tx.fetch(
+        """insert into idempotency (shop, key, body_sha256, ids)
+           select shop, key, sha, string_to_array(ids, ',')::uuid[]
+           from unnest($1::text[], $2::text[], $3::bytea[], $4::text[]) as c(shop, key, sha, ids)
+           on conflict do nothing returning shop, key""",
+        [c.shop for c in claims],
+        [c.key for c in claims],
+        [c.body_sha256 for c in claims],
+        [",".join(map(str, c.ids)) for c in claims],
+    )
+    new = {(r["shop"], r["key"]) for r in rows}
+    old = [c for c in claims if (c.shop, c.key) not in new]
+    if not old:
+        return {}
+    rows = await tx.fetch(
+        """select i.* from idempotency i join unnest($1::text[], $2::text[]) k(shop, key)
+             using (shop, key)""",
+        [c.shop for c in old],
+        [c.key for c in old],
+    )
+    return {
+        (r["shop"], r["key"]): Claim(r["shop"], r["key"], bytes(r["body_sha256"]), tuple(r["ids"]))
+        for r in rows
+    }
+
+
+async def release_keys(tx: Tx, claims: Sequence[Claim]) -> None:
+    """Take keys back: the request they came with is refused as a whole."""
+    await tx.execute(
+        """delete from idempotency i using unnest($1::text[], $2::text[]) k(shop, key)
+           where i.shop = k.shop and i.key = k.key""",
+        [c.shop for c in claims],
+        [c.key for c in claims],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What became of one webhook delivery. The body is kept only where somebody must look at it."""
+
+    shop: str
+    source: str
+    topic: str
+    delivery_id: str | None
+    order_id: str | None
+    outcome: str  # accepted, duplicate, history, ignored, quarantined
+    reason: str | None
+    body: bytes | None = None
+
+
+async def save_webhooks(tx: Tx, rows: Sequence[Received]) -> None:
+    """Log deliveries with their outcome."""
+    if not rows:
+        return
+    await tx.execute(
+        """insert into webhooks (shop, source, topic, delivery_id, order_id, outcome, reason, body)
+           select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                                $7::text[], $8::bytea[])""",
+        [r.shop for r in rows],
+        [r.source for r in rows],
+        [r.topic for r in rows],
+        [r.delivery_id for r in rows],
+        [r.order_id for r in rows],
+        [r.outcome for r in rows],
+        [r.reason for r in rows],
+        [r.body for r in rows],
+    )
+
+
+async def tombstones(tx: Tx, hashes: Sequence[tuple[str, str]]) -> dict[Key, datetime]:
+    """Return when these addresses were erased, by (shop, hash of the address)."""
+    if not hashes:
+        return {}
+    rows = await tx.fetch(
+        """select e.shop, e.email_hash, e.erased_at from erased e
+             join unnest($1::text[], $2::text[]) k(shop, email_hash) using (shop, email_hash)""",
+        [s for s, _ in hashes],
+        [h for _, h in hashes],
+    )
+    return {(r["shop"], r["email_hash"]): r["erased_at"] for r in rows}
+
+
+async def orders_to_erase(
+    tx: Tx, shop: str, order_ids: Sequence[str], hashed: str | None, *, whole_shop: bool
+) -> list[str]:
+    """Return and lock the ids of the known orders that a privacy request is about, in order."""
+    rows = await tx.fetch(
+        """select order_id from orders where shop = $1
+             and (order_id = any($2::text[]) or email_hash = $3 or $4) order by order_id for update""",
+        shop,
+        order_ids,
+        hashed,
+        whole_shop,
+    )
+    return [r["order_id"] for r in rows]
+
+
+async def erase(tx: Tx, shop: str, order_ids: Sequence[str], hashes: Sequence[str]) -> None:
+    """Blank everything personal of these orders in every table; leave a tombstone of the address."""
+    keys = [f"{shop}:{i}" for i in order_ids]
+    await tx.execute(
+        """insert into erased (shop, email_hash)
+           select $1, h from (
+             select unnest($3::text[]) as h
+             union select email_hash from orders
+                   where shop = $1 and order_id = any($2::text[]) and email_hash is not null) e
+           on conflict (shop, email_hash) do update set erased_at = now()""",
+        shop,
+        order_ids,
+        hashes,
+    )
+    await tx.execute(
+        """update orders set snapshot = null, email_hash = null, told = '{}', erased_at = now()
+           where shop = $1 and order_id = any($2::text[])""",
+        shop,
+        order_ids,
+    )
+    await tx.execute(
+        "update webhooks set body = null where shop = $1 and order_id = any($2::text[])",
+        shop,
+        order_ids,
+    )
+    await tx.execute("update outbox set value = null where key = any($1::text[])", keys)
+    await tx.execute("update dead_event set value = null where key = any($1::text[])", keys)
+
+
+async def erase_quarantine(tx: Tx, shop: str, needles: Sequence[str], *, whole_shop: bool) -> None:
+    """Blank quarantined bodies in which one of these ids or addresses stands."""
+    await tx.execute(
+        """update webhooks w set body = null where shop = $1 and outcome = 'quarantined' and body is not null
+             and ($3 or exists (select from unnest($2::bytea[]) n where position(n in w.body) > 0))""",
+        shop,
+        [n.encode() for n in needles],
+        whole_shop,
+    )
+
+
+async def find_order(db: Database, shop: str, order_id: str) -> Any:
+    """Return an order's row, or None."""
+    return await db.fetchrow(
+        "select * from orders where shop = $1 and order_id = $2", shop, order_id
+    )
+
+
+async def find_webhooks(db: Database, shop: str, order_id: str) -> list[Any]:
+    """Return the newest deliveries about an order, without their bodies."""
+    return await db.fetch(
+        """select id, source, topic, delivery_id, outcome, reason, received_at from webhooks
+           where shop = $1 and order_id = $2 order by id desc limit 200""",
+        shop,
+        order_id,
+    )
+
+
+async def find_quarantine(db: Database) -> list[Any]:
+    """Return the newest deliveries that were signed and not understood."""
+    return await db.fetch(
+        """select id, shop, source, topic, delivery_id, order_id, reason, received_at,
+                  body from webhooks
+           where outcome = 'quarantined' order by id desc limit 200"""
+    )

@@ -1,0 +1,109 @@
+"""Logs without personal data, and every metric the project exports.
+
+No label ever carries an id, an address or a shop's free text. Labels' children are kept by the
+callers that count often.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import orjson
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+_ADDRESS = re.compile(r"[^\s<>\"',;:=]{1,64}@[^\s<>\"',;]+")
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
+
+HTTP_REQUESTS = Counter(
+    "afterglow_http_requests_total", "Requests answered.", ["service", "route", "status"]
+)
+WEBHOOKS = Counter(
+    "afterglow_webhooks_total", "Webhook deliveries by what became of them.", ["source", "outcome"]
+)
+EVENTS_ACCEPTED = Counter(
+    "afterglow_events_accepted_total", "Events made durable on request of a sender.", ["type"]
+)
+EVENTS_PUBLISHED = Counter(
+    "afterglow_events_published_total", "Events handed to the bus.", ["service", "topic"]
+)
+EVENTS_CONSUMED = Counter(
+    "afterglow_events_consumed_total",
+    "Records read from the bus: applied, duplicate, unknown, dead.",
+    ["service", "topic", "outcome"],
+)
+EVENT_TO_ACCEPTED = Histogram(
+    "afterglow_event_to_accepted_seconds",
+    "From the event's durable receipt to the mail server's acceptance of its message.",
+    ["kind"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600),
+)
+JOURNAL = Gauge("afterglow_journal_messages", "Journal rows by state.", ["kind", "state"])
+OUTBOX_AGE = Gauge(
+    "afterglow_outbox_oldest_seconds", "Age of the oldest event the bus does not have.", ["service"]
+)
+CONSUMER_LAG = Gauge(
+    "afterglow_consumer_lag_records", "Records behind the end of the topic.", ["service", "topic"]
+)
+DEAD_EVENTS = Gauge("afterglow_dead_events", "Dead events nobody has dealt with.", ["service"])
+SMTP_OUTCOMES = Counter(
+    "afterglow_smtp_outcomes_total", "Mail transactions by what the server answered.", ["outcome"]
+)
+MESSAGES = Counter(
+    "afterglow_messages_total", "Messages by kind and final or holding state.", ["kind", "state"]
+)
+HISTORY_FACTS = Counter(
+    "afterglow_history_facts_total", "Facts older than the shop's live_from: state only.", ["type"]
+)
+BREAKER_OPEN = Gauge("afterglow_route_open", "1 while a route is stopped.", ["route"])
+
+
+def mask(text: str) -> str:
+    """Hide what looks like an e-mail address or like credentials in a URL."""
+    return _ADDRESS.sub("<address>", _CREDENTIALS.sub("://<credentials>@", text))
+
+
+def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str) and ("@" in value):
+            event[key] = mask(value)
+    return event
+
+
+def _text(value: Any, **_: Any) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
+def configure_logs(service: str, level: str) -> None:
+    """Write one JSON object per line to standard output, from structlog and from libraries alike."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _masked,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(serializer=_text),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger(service).setLevel(level.upper())
+    logging.getLogger("shared").setLevel(level.upper())
+    structlog.contextvars.bind_contextvars(service=service)

@@ -1,0 +1,211 @@
+"""Fakes for tests. Each passes the same tests as the real part it stands for."""
+
+import asyncio
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID, uuid4
+
+from shared.bus import refusal
+from shared.bus.postgres_reader import fair_share
+from shared.errors import BusUnavailable
+from shared.events import TOPICS, Record
+from shared.store import Tx
+
+Place = tuple[str, int]
+
+
+@dataclass
+class _Claim:
+    owner: UUID | None = None
+    generation: int = 0
+    committed: int = 0
+
+
+@dataclass
+class _Group:
+    members: dict[UUID, tuple[tuple[str, ...], float]] = field(
+        default_factory=dict
+    )  # topics, expiry
+    claims: dict[Place, _Claim] = field(default_factory=lambda: defaultdict(_Claim))
+
+
+class MemoryBus:
+    """A bus inside one event loop: log and groups live as long as this object.
+
+    `away = True` makes every call fail like a bus that cannot be reached. A subscription that is no
+    longer polled loses its partitions after `lease_seconds`, like a crashed process.
+    """
+
+    def __init__(
+        self, topics: Sequence[str] = TOPICS, *, partitions: int = 12, lease_seconds: float = 10.0
+    ) -> None:
+        self.topics = tuple(topics)
+        self.partitions = partitions
+        self.lease_seconds = lease_seconds
+        self.away = False
+        self.counts: Counter[str] = Counter()
+        self.log: dict[Place, list[Record]] = defaultdict(list)
+        self.groups: dict[str, _Group] = defaultdict(_Group)
+        self._arrivals = asyncio.Condition()
+
+    async def start(self) -> None:
+        """Connect: there is nothing to connect to."""
+        await self.ready()
+
+    async def stop(self) -> None:
+        """Keep everything, so that a test can go on reading."""
+
+    async def ready(self) -> None:
+        """Raise BusUnavailable while `away`."""
+        if self.away:
+            raise BusUnavailable("memory: away")
+
+    async def publish(self, tx: Tx | None, records: Sequence[Record]) -> dict[int, str]:  # noqa: ARG002
+        """Append at once; like a broker it does not wait for `tx`."""
+        await self.ready()
+        refused: dict[int, str] = {}
+        for index, record in enumerate(records):
+            known = record.topic in self.topics
+            if reason := refusal(record) if known else "its topic does not exist":
+                refused[index] = reason
+                continue
+            partition = zlib.crc32(record.key.encode()) % self.partitions
+            log = self.log[record.topic, partition]
+            log.append(replace(record, partition=partition, offset=len(log)))
+        await self.wake()
+        return refused
+
+    def records(self, topic: str) -> list[Record]:
+        """Return what stands in a topic, partition by partition."""
+        return [r for place in sorted(self.log) if place[0] == topic for r in self.log[place]]
+
+    async def subscribe(self, group: str, topics: Sequence[str]) -> "MemorySubscription":
+        """Return a member of the group; it joins with its first poll."""
+        return MemorySubscription(self, group, topics)
+
+    async def erase(self, tx: Tx | None, keys: Sequence[str]) -> None:  # noqa: ARG002
+        """Take the body away from all records of these keys."""
+        for log in self.log.values():
+            log[:] = [replace(r, value=None) if r.key in keys else r for r in log]
+
+    async def wake(self) -> None:
+        """Let the waiting polls look again."""
+        async with self._arrivals:
+            self._arrivals.notify_all()
+
+    async def arrival(self, seconds: float) -> None:
+        """Wait until something changes, at most this long."""
+        try:
+            async with asyncio.timeout(seconds), self._arrivals:
+                await self._arrivals.wait()
+        except TimeoutError:
+            return
+
+
+class MemorySubscription:
+    """One member of a group of a MemoryBus."""
+
+    def __init__(self, bus: MemoryBus, group: str, topics: Sequence[str]) -> None:
+        self._bus = bus
+        self._group = group
+        self._topics = tuple(topics)
+        self._id = uuid4()
+        self._held: dict[Place, tuple[int, int]] = {}  # generation, next offset
+        self._closed = False
+
+    async def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
+        """Return the next records; empty after the timeout."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_seconds
+        while True:
+            await self._bus.ready()
+            if self._closed:
+                raise BusUnavailable("the subscription is closed")
+            if self._rebalance():
+                await self._bus.wake()
+            records = self._read(max_records)
+            left = deadline - clock()
+            if records or left <= 0:
+                return records
+            await self._bus.arrival(min(left, self._bus.lease_seconds / 3))
+
+    def _rebalance(self) -> bool:
+        """Renew the lease and move towards the fair share; True when others should look again."""
+        group = self._bus.groups[self._group]
+        now = asyncio.get_running_loop().time()
+        changed = self._id not in group.members
+        group.members[self._id] = (self._topics, now + self._bus.lease_seconds)
+        for member in [m for m, (_, expiry) in group.members.items() if expiry < now]:
+            del group.members[member]
+        members = {member: topics for member, (topics, _) in group.members.items()}
+        everywhere = {topic for topics in members.values() for topic in topics}
+        share = fair_share(members, dict.fromkeys(everywhere, self._bus.partitions))[self._id]
+        for topic, quota in share.items():
+            places = [(topic, partition) for partition in range(self._bus.partitions)]
+            mine = [p for p in places if group.claims[p].owner == self._id]
+            free = [p for p in places if group.claims[p].owner not in members]
+            for place in mine[quota:]:
+                group.claims[place].owner = None
+                changed = True
+            for place in free[: max(0, quota - len(mine))]:
+                group.claims[place].owner = self._id
+                group.claims[place].generation += 1
+        held = {}
+        for place, claim in group.claims.items():
+            if claim.owner == self._id:
+                known = self._held.get(place)
+                same = known is not None and known[0] == claim.generation
+                held[place] = known if known and same else (claim.generation, claim.committed)
+        self._held = held
+        return changed
+
+    def _read(self, max_records: int) -> list[Record]:
+        records: list[Record] = []
+        for place, (generation, position) in self._held.items():
+            found = self._bus.log[place][position : position + max_records - len(records)]
+            records += found
+            self._held[place] = (generation, position + len(found))
+        return records
+
+    async def commit(self, records: Sequence[Record]) -> None:
+        """Store the positions after these records, unless another member has taken over since."""
+        await self._bus.ready()
+        claims = self._bus.groups[self._group].claims
+        for place, offsets in _places(records):
+            generation, _ = self._held.get(place, (-1, 0))
+            claim = claims[place]
+            if (claim.owner, claim.generation) == (self._id, generation):
+                claim.committed = max(claim.committed, max(offsets) + 1)
+            else:
+                self._bus.counts["late_commits"] += 1
+
+    async def rewind(self, records: Sequence[Record]) -> None:
+        """Read again from the first of these records in each partition that is still held."""
+        for place, offsets in _places(records):
+            if place in self._held:
+                generation, position = self._held[place]
+                self._held[place] = (generation, min(position, *offsets))
+
+    async def lag(self) -> dict[Place, int]:
+        """Return how many records each held partition still has for this member."""
+        await self._bus.ready()
+        return {p: len(self._bus.log[p]) - position for p, (_, position) in self._held.items()}
+
+    async def close(self) -> None:
+        """Release everything at once."""
+        self._closed = True
+        group = self._bus.groups[self._group]
+        group.members.pop(self._id, None)
+        for claim in group.claims.values():
+            if claim.owner == self._id:
+                claim.owner = None
+        await self._bus.wake()
+
+
+def _places(records: Sequence[Record]) -> Iterator[tuple[Place, list[int]]]:
+    offsets: dict[Place, list[int]] = defaultdict(list)
+    for record in records:
+        offsets[record.topic, record.partition].append(record.offset)
+    yield from offsets.items()
