@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from afterglow import cluster
+from afterglow import cluster, settings
 from afterglow.up import Options, taken_port
 
 pytestmark = pytest.mark.timeout(120)
+ELSEWHERE = "postgresql://elsewhere/x"  # no database of our own is needed or started
 STAND_INS = Path(__file__).parent
 RUNNER = """
 import asyncio, sys
@@ -53,8 +54,11 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def base_port() -> int:
-    for candidate in range(20_000 + os.getpid() % 50 * 100, 30_000, 100):
+def base_port(worker_id: str) -> int:
+    """A row of ports; each worker has its own, nine at most since internal ports stand 1,000 above."""
+    worker = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
+    for step in range(9):
+        candidate = 12_000 + worker % 8 * 2000 + step * 100
         if not taken_port(Options(base_port=candidate, demo=True)):
             return candidate
     pytest.skip("no free row of ports")
@@ -68,7 +72,7 @@ def start(folder: Path, base_port: int) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def run(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-        env = {**os.environ, "PYTHONPATH": str(STAND_INS), **environment}
+        env = {**settings.environment(), "PYTHONPATH": str(STAND_INS), **environment}
         for name in ("DATABASE_URL", "BUS_URL", "SHOPS_FILE", "SMTP_URL", "OPERATOR_KEYS"):
             if name not in environment:
                 env.pop(name, None)
@@ -169,7 +173,7 @@ def test_sigterm_stops_everything_and_leaves_no_process_and_no_port(
 
 
 def test_a_crashed_service_is_started_again(start: Start, folder: Path) -> None:
-    start("--demo")
+    start("--demo", DATABASE_URL=ELSEWHERE)
     url = ready(folder)["public"]["order-events"]
     first = ask(url)["pid"]
     ask(url, "POST")
@@ -204,7 +208,7 @@ def test_a_runner_killed_with_kill_9_leaves_nothing(
 
 
 def test_a_second_signal_kills_what_does_not_end(start: Start, folder: Path) -> None:
-    runner = start("--demo", STAND_IN="stubborn")
+    runner = start("--demo", STAND_IN="stubborn", DATABASE_URL=ELSEWHERE)
     ready(folder)
     runner.send_signal(signal.SIGINT)
     time.sleep(1)
@@ -225,7 +229,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(start: Start, folder: Path) -> No
 def test_a_service_that_refuses_to_start_ends_the_runner_with_its_line(
     start: Start, folder: Path
 ) -> None:
-    runner = start("--demo", STAND_IN="refuses")
+    runner = start("--demo", STAND_IN="refuses", DATABASE_URL=ELSEWHERE)
     assert runner.wait(40) == 1
     last = (folder / "out").read_text().splitlines()[-1]
     assert last == "afterglow: order-events does not start: OPERATOR_KEYS is not set"
@@ -258,9 +262,9 @@ def test_without_demo_what_is_missing_is_named(
 def test_a_given_database_and_bus_are_used_and_no_server_is_started(
     start: Start, folder: Path
 ) -> None:
-    start("--demo", DATABASE_URL="postgresql://elsewhere/x", BUS_URL="kafka://broker:9092")
+    start("--demo", DATABASE_URL=ELSEWHERE, BUS_URL="kafka://broker:9092")
     seen = ask(ready(folder)["public"]["notifier"])
-    assert seen["DATABASE_URL"] == "postgresql://elsewhere/x"
+    assert seen["DATABASE_URL"] == ELSEWHERE
     assert seen["BUS_URL"] == "kafka://broker:9092"
     assert not (folder / "data" / "postgres").exists()
 
@@ -268,7 +272,7 @@ def test_a_given_database_and_bus_are_used_and_no_server_is_started(
 def test_secrets_are_kept_between_starts_and_closed_to_others(start: Start, folder: Path) -> None:
     keys = []
     for _ in range(2):
-        runner = start("--demo", DATABASE_URL="postgresql://elsewhere/x")
+        runner = start("--demo", DATABASE_URL=ELSEWHERE)
         told = ready(folder)
         keys.append((told["operator_key"], told["api_key"]))
         runner.terminate()

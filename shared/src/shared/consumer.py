@@ -165,7 +165,9 @@ class Consumer:
                     if is_transient(error) or isinstance(error, Retry):
                         raise
                     log.exception("record_is_dead", topic=record.topic, offset=record.offset)
-                    reason = str(error) if isinstance(error, AfterglowError) else type(error).__name__
+                    reason = (
+                        str(error) if isinstance(error, AfterglowError) else type(error).__name__
+                    )
                     await self._bury(record, type(error).__name__, reason)
             await subscription.commit([record])
         self._careful.clear()
@@ -206,7 +208,6 @@ class Consumer:
 
     def _count(self, topic: str, outcome: str) -> None:
         EVENTS_CONSUMED.labels(self._group, topic, outcome).inc()
-
 
     async def replay(self, dead_id: int) -> bool:
         """Give a dead event to the handler again; True when applied, False when it is not open.

@@ -23,7 +23,10 @@ class GroupCommit(Generic[T, R]):
     """
 
     def __init__(
-        self, work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]], *, size_max: int = 200
+        self,
+        work: Callable[[Sequence[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        size_max: int = 200,
     ) -> None:
         self._work = work
         self._size_max = size_max
@@ -55,7 +58,7 @@ class GroupCommit(Generic[T, R]):
     async def _serve(self, batch: list[tuple[T, "asyncio.Future[R]"]]) -> None:
         try:
             results = await self._work([item for item, _ in batch])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is raised again, at the submitters
             if len(batch) == 1 or is_transient(error):
                 self._settle(batch, [error] * len(batch))
                 return

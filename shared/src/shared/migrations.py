@@ -98,7 +98,9 @@ async def ensure(database_url: str, package: str) -> None:
     conn = await asyncpg.connect(database_url, timeout=10)
     try:
         there = await conn.fetchval("select to_regclass($1)", f"{package}.alembic_version")
-        current = there and await conn.fetchval(f"select version_num from {package}.alembic_version")  # noqa: S608
+        current = there and await conn.fetchval(
+            f"select version_num from {package}.alembic_version"
+        )
     finally:
         await conn.close()
     if current == head(package):

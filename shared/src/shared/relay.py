@@ -72,7 +72,9 @@ class Relay:
             ]
             refused = await self._bus.publish(tx, records)
             await failpoint("rl.after_publish")
-            await tx.bury("relay", [(records[i], "refused_by_bus", why) for i, why in refused.items()])
+            await tx.bury(
+                "relay", [(records[i], "refused_by_bus", why) for i, why in refused.items()]
+            )
             await tx.execute(
                 "update outbox set published_at = now() where seq = any($1::bigint[])",
                 [r["seq"] for r in rows],
@@ -90,4 +92,3 @@ class Relay:
                    (select created_at from outbox where published_at is null order by seq limit 1) o"""
             )
         )
-

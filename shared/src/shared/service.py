@@ -7,7 +7,15 @@ SIGTERM drains: no new requests, loops finish what they hold, clients are closed
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +51,10 @@ from shared.store import Database, is_transient
 MEASURE_SECONDS = 5.0
 CLEAN_UP_SECONDS = 600.0
 RETRY_AFTER_SECONDS = 5
+BIGINT_DIGITS = 18
 log = structlog.get_logger(__name__)
 
-Loop = Callable[[Life], Awaitable[None]]
+Loop = Callable[[Life], Coroutine[Any, Any, None]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -175,8 +184,9 @@ def _internal_routes(service: Service) -> list[Route]:
         except (BusUnavailable, TimeoutError):
             checks["bus"] = "unreachable"
         # ingest works without the bus, so only the database decides whether traffic may come
-        status = 200 if checks["database"] == "ok" else 503
-        return json_response({"status": "ready" if status == 200 else "not ready", **checks}, status)
+        ready = checks["database"] == "ok"
+        body = {"status": "ready" if ready else "not ready", **checks}
+        return json_response(body, 200 if ready else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -242,7 +252,7 @@ def _dead_routes(service: Service) -> list[Route]:
 
 def _number(request: Request) -> int:
     text = request.path_params["id"]
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+    if not (text.isascii() and text.isdigit() and len(text) <= BIGINT_DIGITS):
         raise Refused(404, "not_found", "no such number")
     return int(text)
 

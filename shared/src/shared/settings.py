@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-DEFAULT_SECRETS = frozenset({"changeme", "change-me", "secret", "password", "default", "example"})
+from shared.defaults import DEFAULT_SECRETS
+
 SECRET_CHARS_MIN = 16
 
 
@@ -109,4 +110,6 @@ def load(kind: type[S]) -> S:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper() or "settings"
         what = "is not set" if first["type"] == "missing" else first["msg"]
-        raise SystemExit(f"{name} {what} ({error.error_count()} problem(s) in the settings)") from None
+        raise SystemExit(
+            f"{name} {what} ({error.error_count()} problem(s) in the settings)"
+        ) from None

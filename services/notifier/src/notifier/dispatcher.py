@@ -74,11 +74,12 @@ class Route:
     def works(self, *, policy: bool) -> None:
         """Note a definite answer of the server; too many refusals by policy stop the route."""
         self._refusals.append(policy)
-        if policy and len(self._refusals) == POLICY_WINDOW:
-            if sum(self._refusals) > POLICY_WINDOW * POLICY_SHARE:
-                self._refusals.clear()
-                self.stop("policy", retryable=False)
-                return
+        if len(self._refusals) == POLICY_WINDOW and (
+            sum(self._refusals) > POLICY_WINDOW * POLICY_SHARE
+        ):
+            self._refusals.clear()
+            self.stop("policy", retryable=False)
+            return
         if self._faults:
             self._faults = 0
             BREAKER_OPEN.labels("smtp").set(0)
@@ -271,16 +272,17 @@ class Dispatcher:
         """Offer one message; whatever happens ends as a result."""
         shop = self._shops.get(job.shop)
         order = orjson.loads(job.snapshot or "{}")
-        address = (order.get("customer") or {}).get("email")
+        address: str | None = (order.get("customer") or {}).get("email")
         refusal = "unknown_shop" if shop is None else domain.admit(shop, job.kind, address)
         if refusal or job.suppressed_by:
             return Result(job, "suppressed", refusal or job.suppressed_by)
         assert shop is not None
+        assert address is not None
         try:
             mail = self._mail(job, shop, order)
             wire = build(mail, eight_bit=connection.eight_bit)
         except GiveUp as error:
-            log.error("message_cannot_be_built", kind=job.kind, reason=str(error))
+            log.error("message_cannot_be_built", kind=job.kind, reason=str(error))  # noqa: TRY400 - the reason says it all
             return Result(job, "failed", f"template_error: {error}"[:200])
 
         async def mark() -> bool:
@@ -350,7 +352,9 @@ class Dispatcher:
             case _ if verdict.retries is not None and job.attempt > verdict.retries:
                 return Result(job, "failed", verdict.reason, reply)
             case _:
-                wait = backoff_seconds(job.attempt, self._rng) if verdict.backoff == "jitter" else 1.0
+                wait = (
+                    backoff_seconds(job.attempt, self._rng) if verdict.backoff == "jitter" else 1.0
+                )
                 return Result(job, "pending", verdict.reason, reply, retry_seconds=wait)
 
     # ---------------------------------------------------------------- recording

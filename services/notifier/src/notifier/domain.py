@@ -72,7 +72,7 @@ def plan(state: State) -> list[Wanted]:
     return [Wanted("order_confirmed", "", state.placed_at)]
 
 
-def guard(state: State, kind: str, subject: str) -> str | None:
+def guard(state: State, kind: str) -> str | None:
     """Return why a message must never be sent as things stand, None when nothing speaks against it.
 
     Asked when a row is made and, for every row that has not left yet, whenever a fact changes the
@@ -112,7 +112,6 @@ def message_id(key: str, domain: str, secret: bytes) -> str:
     """Return the Message-ID of a message: the same on every attempt, telling nothing about the order."""
     digest = hashlib.blake2b(key.encode(), key=secret[:64], digest_size=20).hexdigest()
     return f"<{digest}@{domain}>"
-
 
 
 def address_hash(address: str) -> str:

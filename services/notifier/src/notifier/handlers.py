@@ -131,9 +131,7 @@ def _message(
     order: Order, shop: Shop, state: State, wanted: Wanted, recorded_at: datetime
 ) -> Message:
     contact = ((order.snapshot or {}).get("customer") or {}).get("email")
-    reason = domain.guard(state, wanted.kind, wanted.subject) or domain.admit(
-        shop, wanted.kind, contact
-    )
+    reason = domain.guard(state, wanted.kind) or domain.admit(shop, wanted.kind, contact)
     return Message(
         key=wanted.key(order.shop, order.order_id, "email"),
         shop=order.shop,
@@ -156,7 +154,7 @@ def _ruled_out(order: Order, state: State) -> Iterable[tuple[Message, int]]:
     for key, row in order.rows.items():
         if row.state not in {"pending", "claimed", "held"}:
             continue
-        reason = domain.guard(state, row.kind, row.subject)
+        reason = domain.guard(state, row.kind)
         if reason is not None:
             at = state.placed_at or order.facts[0].at
             yield (
@@ -200,6 +198,4 @@ def outcome_event(
     """Build the event that tells what became of a message; one for each state and attempt."""
     data = _OUTCOMES[state].model_construct(**fields, reason=reason, at=at)
     said: UUID = event_id("message", key, state, attempt)
-    return Event.of(
-        data, id=said, shop=shop, source="/afterglow/notifier", time=at, recorded_at=at
-    )
+    return Event.of(data, id=said, shop=shop, source="/afterglow/notifier", time=at, recorded_at=at)

@@ -50,7 +50,8 @@ class Journal(GroupCommit[Mark | Result, bool]):
         if results:
             await failpoint("di.after_record")
         return [
-            (o.job.id in marked) if isinstance(o, Mark) else (o.job.id in changed) for o in operations
+            (o.job.id in marked) if isinstance(o, Mark) else (o.job.id in changed)
+            for o in operations
         ]
 
 

@@ -15,13 +15,13 @@ from order_events.adapters import shopify, woocommerce
 from order_events.handlers import Answer, Item, Request, Stated, Webhook
 from order_events.store import Claim
 from shared import facts
-from shared.bus import Record
 from shared.clock import now
 from shared.errors import Malformed, Refused
 from shared.events import (
     INBOUND_TYPES,
     Event,
     Inbound,
+    Record,
     event_id,
     event_key,
     from_bare,
@@ -184,7 +184,9 @@ def _read_webhook(
     try:
         return Webhook(shop, source, adapter.read(body, headers, shop), body)
     except domain.Unusable as error:
-        topic = str(headers.get(f"x-{'wc-webhook' if source == 'woocommerce' else source}-topic", ""))
+        topic = str(
+            headers.get(f"x-{'wc-webhook' if source == 'woocommerce' else source}-topic", "")
+        )
         nothing = domain.Delivery(topic[:100], None, None, ())
         return Webhook(shop, source, nothing, body, str(error) or "not understood")
 
@@ -235,7 +237,8 @@ def internal_routes(db: Database) -> list[Route]:
     async def quarantine(_: HttpRequest) -> Response:
         rows = await store.find_quarantine(db)
         shown = [
-            dict(r) | {"body": r["body"] and bytes(r["body"]).decode(errors="replace")} for r in rows
+            dict(r) | {"body": r["body"] and bytes(r["body"]).decode(errors="replace")}
+            for r in rows
         ]
         return json_response({"quarantine": shown})
 

@@ -5,7 +5,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from holidays import country_holidays
 
@@ -111,9 +111,6 @@ class Order:
     changed: bool = False
 
 
-D = TypeVar("D", bound=EventData)
-
-
 def fingerprint(data: EventData) -> str:
     """Hash what a body says; its revision is left out, because a platform re-dates unchanged orders."""
     return hashlib.sha256(data.model_dump_json(exclude={"revision"}).encode()).hexdigest()[:32]
@@ -193,7 +190,7 @@ def _shipment(
     return [(_as(ShipmentUpdated, data), now)]
 
 
-def _as(kind: type[D], data: EventData) -> D:
+def _as(kind: type[EventData], data: EventData) -> EventData:
     """Give the same body another type's name."""
     return kind.model_construct(data.model_fields_set, **dict(data))
 
@@ -299,7 +296,9 @@ def _apply(state: dict[str, Any], fact: Fact) -> None:
         case "order.placed.v1":
             state["stage"] = "placed" if state["stage"] == "unknown" else state["stage"]
         case "order.preparing.v1":
-            state["stage"] = "preparing" if state["stage"] in {"unknown", "placed"} else state["stage"]
+            state["stage"] = (
+                "preparing" if state["stage"] in {"unknown", "placed"} else state["stage"]
+            )
         case "order.shipped.v1" | "shipment.updated.v1":
             state["stage"] = "shipped"
             state["shipments"][subject] = "shipped"

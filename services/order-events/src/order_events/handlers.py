@@ -192,7 +192,7 @@ class Orders:
                 await self._statement(tx, batch, hook, statement)
             erased = any(isinstance(s, Erase) for s in delivery.statements)
             if len(batch.events) == before and not erased:
-                outcome, reason = self._why_nothing(batch, hook)
+                outcome, reason = self._why_nothing(hook)
         batch.webhooks.append(
             Received(
                 hook.shop.id,
@@ -207,7 +207,7 @@ class Orders:
         )
         return Answer(tuple(e.id for e in batch.events[before:]), outcome=outcome)
 
-    def _why_nothing(self, batch: _Batch, hook: Webhook) -> tuple[str, str]:
+    def _why_nothing(self, hook: Webhook) -> tuple[str, str]:
         for statement in hook.delivery.statements:
             if isinstance(statement, Snapshot):
                 if statement.history:
@@ -311,7 +311,9 @@ def _subject(data: EventData) -> str:
 def _data(item: Item) -> list[EventData]:
     if isinstance(item, Request):
         return [s.data for s in item.events]
-    return [s.data for s in item.delivery.statements if isinstance(s, Snapshot | Shipment | domain.Once)]
+    return [
+        s.data for s in item.delivery.statements if isinstance(s, Snapshot | Shipment | domain.Once)
+    ]
 
 
 def _order_ids(item: Item) -> list[str]:

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared.settings import DEFAULT_SECRETS
+from shared.defaults import DEFAULT_SECRETS
 
 Mode = Literal["shadow", "allowlist", "live"]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]

@@ -98,9 +98,13 @@ def ident(value: Any) -> str | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, Decimal):
-        value = int(value) if value == value.to_integral_value() and value < 10**30 else None
+        value = int(value) if _is_whole(value) else None
     text = str(value).strip() if isinstance(value, int | str) else ""
     return text if text != "0" and _ID.fullmatch(text) else None
+
+
+def _is_whole(value: Decimal) -> bool:
+    return value.is_finite() and abs(value) < 10**28 and value == value.to_integral_value()
 
 
 def word(value: Any) -> str:
@@ -130,7 +134,9 @@ def decimal(value: Any) -> Decimal | None:
         number = Decimal(written) if len(written) <= _NUMBER_CHARS else None
     except InvalidOperation:
         return None
-    return number if number is not None and abs(number) <= _MINOR_MAX else None
+    if number is None or not number.is_finite() or abs(number) > _MINOR_MAX:
+        return None
+    return number
 
 
 def minor(value: Any, currency: str) -> int | None:

@@ -4,7 +4,7 @@ The amounts are those the customer saw and paid: the presentment currency, as bo
 """
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from order_events.adapters import reading
@@ -37,6 +37,13 @@ _PAID: Final = frozenset({"paid", "authorized", "partially_refunded", "refunded"
 _MONEY_MOVED: Final = frozenset({"success", "pending"})
 
 
+class _Paid(NamedTuple):
+    """The currency that counts, and whether it is the shop's own: amounts outside a set are in that."""
+
+    currency: str
+    is_shops_own: bool
+
+
 def order_statements(order: Json, shop: Shop) -> list[Statement]:
     """Everything one order body says: how it looks, its parcels, its refunds, its cancellation."""
     order_id = gid_number(order, "Order") or ident(order.get("id"))
@@ -67,7 +74,7 @@ def _snapshot(order: Json, order_id: str, shop: Shop) -> Snapshot:
     placed_at = instant(order.get("processed_at"), shop.zone) or created_at
     if placed_at is None:
         raise Unusable("the order has no readable time")
-    currency = _currency(order)
+    paid = _paid_in(order)
     number = text(order.get("name"), max_chars=100)
     if number is None and (sequence := ident(order.get("order_number"))):
         number = f"#{sequence}"
@@ -83,8 +90,8 @@ def _snapshot(order: Json, order_id: str, shop: Shop) -> Snapshot:
         # A name on the label is no way to reach a receiver, and Shopify knows no other.
         recipient=None,
         ship_to=_address(order.get("shipping_address")),
-        items=[_item(n, line, currency) for n, line in enumerate(rows(order.get("line_items")), 1)],
-        totals=_totals(order, currency),
+        items=[_item(n, line, paid) for n, line in enumerate(rows(order.get("line_items")), 1)],
+        totals=_totals(order, paid),
         shipping_method=_shipping_method(order),
         status_url=url_or_none(order.get("order_status_url")),
         source=Source(platform="shopify", campaign=_campaign(order)),
@@ -164,7 +171,7 @@ def _address(value: Any) -> Address | None:
     )
 
 
-def _item(position: int, line: Json, currency: str) -> Item:
+def _item(position: int, line: Json, paid: _Paid) -> Item:
     # quantity, not current_quantity: what was refunded or removed is told by its own event.
     return build(
         Item,
@@ -173,14 +180,14 @@ def _item(position: int, line: Json, currency: str) -> Item:
         product_id=ident(line.get("product_id")),
         name=text(line.get("name"), line.get("title"), line.get("sku")),
         quantity=reading.quantity(line.get("quantity")),
-        unit_price=_money(line, "price", currency),
+        unit_price=_money(line, "price", paid),
     )
 
 
 # -- money ---------------------------------------------------------------------------------------
 
 
-def _currency(order: Json) -> str:
+def _paid_in(order: Json) -> _Paid:
     """The currency the customer saw and paid in, where the order states its total in it."""
     shop_currency, presentment = order.get("currency"), order.get("presentment_currency")
     total = obj(obj(order.get("total_price_set")).get("presentment_money"))
@@ -190,39 +197,41 @@ def _currency(order: Json) -> str:
         and total.get("currency_code") == presentment
         and reading.minor(total.get("amount"), presentment) is not None
     ):
-        return presentment
+        return _Paid(presentment, presentment == shop_currency)
     if isinstance(shop_currency, str) and shop_currency in currencies():
-        return shop_currency
+        return _Paid(shop_currency, is_shops_own=True)
     raise Unusable("the order has no known currency")
 
 
-def _money(fields: Json, key: str, currency: str) -> int | None:
-    """One amount in `currency`: from the set where there is one, else as the shop's own money."""
+def _money(fields: Json, key: str, paid: _Paid) -> int | None:
+    """One amount in the currency that counts; None when it is stated in another one only."""
     money = obj(fields.get(f"{key}_set"))
     for side in ("presentment_money", "shop_money"):
         stated = obj(money.get(side))
-        if stated.get("currency_code") == currency:
-            return reading.minor(stated.get("amount"), currency)
-    return None if money else reading.minor(fields.get(key), currency)
+        if stated.get("currency_code") == paid.currency:
+            return reading.minor(stated.get("amount"), paid.currency)
+    return reading.minor(fields.get(key), paid.currency) if paid.is_shops_own else None
 
 
-def _totals(order: Json, currency: str) -> Totals:
+def _totals(order: Json, paid: _Paid) -> Totals:
     # As bought: current_total_price is what is left after refunds, which have events of their own.
-    total = _money(order, "total_price", currency)
+    total = _money(order, "total_price", paid)
     if total is None:
         raise Unusable("the order's total is not money")
     lines = rows(order.get("shipping_lines"))
-    shipping = _money(order, "total_shipping_price", currency)
+    shipping = _money(order, "total_shipping_price", paid)
     if shipping is None:
-        prices = [_money(line, "price", currency) for line in lines]
-        shipping = sum(price for price in prices if price is not None) if lines else None
+        prices = [_money(line, "price", paid) for line in lines]
+        shipping = (
+            sum(p for p in prices if p is not None) if any(p is not None for p in prices) else None
+        )
     return build(
         Totals,
-        currency=currency,
-        items=_money(order, "total_line_items_price", currency),
+        currency=paid.currency,
+        items=_money(order, "total_line_items_price", paid),
         shipping=shipping,
-        tax=_money(order, "total_tax", currency),
-        discount=_money(order, "total_discounts", currency),
+        tax=_money(order, "total_tax", paid),
+        discount=_money(order, "total_discounts", paid),
         total=total,
     )
 

@@ -1,0 +1,125 @@
+"""The projection: what the notifier knows of each order."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from shared import facts
+from shared.errors import Retry
+from shared.facts import Fact
+from shared.store import Tx
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Order:
+    """What is known of one order. `rows` are its journal rows by message key."""
+
+    shop: str
+    order_id: str
+    facts: tuple[Fact, ...] = ()
+    snapshot: dict[str, Any] | None = None
+    revision: datetime | None = None
+    is_new: bool = True
+    rows: dict[str, "Row"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A journal row as the plan needs to see it."""
+
+    id: int
+    kind: str
+    subject: str
+    channel: str
+    role: str
+    round: int
+    state: str
+
+
+async def lock_orders(tx: Tx, keys: Iterable[Key]) -> dict[Key, Order]:
+    """Lock the rows of these orders in sorted order; orders without a row come back as new."""
+    wanted = sorted(set(keys))
+    shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
+    rows = await tx.fetch(
+        """select o.shop, o.order_id, o.facts, o.snapshot, o.revision
+           from orders o join unnest($1::text[], $2::text[]) k(shop, order_id)
+             using (shop, order_id)
+           order by o.shop, o.order_id for update of o""",
+        shops,
+        ids,
+    )
+    orders = {key: Order(*key) for key in wanted}
+    for r in rows:
+        snapshot = None if r["snapshot"] is None else orjson.loads(r["snapshot"])
+        orders[r["shop"], r["order_id"]] = Order(
+            r["shop"], r["order_id"], facts.load(r["facts"]), snapshot, r["revision"], is_new=False
+        )
+    if rows:
+        await _load_rows(tx, [o for o in orders.values() if not o.is_new], orders)
+    return orders
+
+
+async def _load_rows(tx: Tx, known: Sequence[Order], orders: Mapping[Key, Order]) -> None:
+    rows = await tx.fetch(
+        """select m.id, m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round, m.state
+           from message m join unnest($1::text[], $2::text[]) k(shop, order_id)
+             using (shop, order_id)""",
+        [o.shop for o in known],
+        [o.order_id for o in known],
+    )
+    for r in rows:
+        orders[r["shop"], r["order_id"]].rows[r["key"]] = Row(
+            r["id"], r["kind"], r["subject"], r["channel"], r["role"], r["round"], r["state"]
+        )
+
+
+async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
+    """Write orders back. Raises Retry when somebody else made the row of a new one meanwhile."""
+    new = [o for o in orders if o.is_new]
+    old = [o for o in orders if not o.is_new]
+    if new:
+        made = await tx.fetch(
+            """insert into orders (shop, order_id, facts, snapshot, revision)
+               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
+                                    $5::timestamptz[])
+               on conflict do nothing returning 1""",
+            *_columns(new),
+        )
+        if len(made) < len(new):
+            raise Retry("another consumer made the same order")
+    if old:
+        await tx.execute(
+            """update orders o set facts = n.facts, snapshot = n.snapshot, revision = n.revision,
+                 updated_at = now()
+               from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::timestamptz[])
+                 as n(shop, order_id, facts, snapshot, revision)
+               where o.shop = n.shop and o.order_id = n.order_id""",
+            *_columns(old),
+        )
+
+
+def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:
+    return (
+        [o.shop for o in orders],
+        [o.order_id for o in orders],
+        [facts.dump(o.facts) for o in orders],
+        [None if o.snapshot is None else orjson.dumps(o.snapshot).decode() for o in orders],
+        [o.revision for o in orders],
+    )
+
+
+async def erase_orders(tx: Tx, keys: Sequence[Key]) -> None:
+    """Blank what is personal of these orders beside their own row."""
+    await tx.execute(
+        "update orders set erased_at = now() where (shop, order_id) in "
+        "(select * from unnest($1::text[], $2::text[]))",
+        [s for s, _ in keys],
+        [i for _, i in keys],
+    )
+    names = [f"{s}:{i}" for s, i in keys]
+    await tx.execute("update dead_event set value = null where key = any($1::text[])", names)

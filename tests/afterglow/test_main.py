@@ -1,0 +1,186 @@
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from typer.testing import CliRunner
+
+from afterglow.__main__ import main
+from afterglow.demo_shop import make_demo_shop
+from shared import shops
+
+pytestmark = pytest.mark.timeout(60)
+KEY = "operator-key-for-tests"
+runner = CliRunner()
+
+
+@dataclass
+class Services:
+    """Both services' internal ports in one: keeps what was asked, answers what it was told."""
+
+    url: str = ""
+    asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    answers: dict[str, Any] = field(default_factory=dict)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        assert request.headers["Authorization"] == f"Bearer {KEY}"
+        body = await request.json() if request.method == "PUT" else None
+        self.asked.append((request.method, request.raw_path, body))
+        if request.raw_path not in self.answers:
+            return web.json_response({"error": "not_found", "detail": "no such thing"}, status=404)
+        return web.json_response(self.answers[request.raw_path])
+
+
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    found = Services()
+    loop, started = asyncio.new_event_loop(), threading.Event()
+    stopping = asyncio.Event()
+
+    async def serve() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", found.handle)
+        server = web.AppRunner(app)
+        await server.setup()
+        site = web.TCPSite(server, "127.0.0.1", 0)
+        await site.start()
+        host, port = server.addresses[0][:2]
+        found.url = f"http://{host}:{port}"
+        started.set()
+        await stopping.wait()
+        await server.cleanup()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    started.wait(10)
+    told = {"internal": {"order-events": found.url, "notifier": found.url}, "operator_key": KEY}
+    (tmp_path / "demo.json").write_text(json.dumps(told))
+    monkeypatch.delenv("OPERATOR_KEYS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield found
+    loop.call_soon_threadsafe(stopping.set)
+    thread.join()
+    loop.close()
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = runner.invoke(main, arguments)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_order_show_asks_every_service(services: Services) -> None:
+    services.answers["/v1/orders/demo/A%2F1"] = {"order_id": "A/1"}
+    out = run("order", "show", "demo", "A/1", "--data", ".")
+    assert out.count('"order_id": "A/1"') == 2
+    assert [path for _, path, _ in services.asked] == ["/v1/orders/demo/A%2F1"] * 2
+
+
+def test_an_order_nobody_knows_ends_with_a_line_and_a_code(services: Services) -> None:
+    assert "no service knows order 7" in run("order", "show", "demo", "7", "--data", ".", code=1)
+    assert services.asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (["--all"], "/v1/pauses/all/-"),
+        (["--shop", "demo"], "/v1/pauses/shop/demo"),
+        (["--kind", "order_confirmed"], "/v1/pauses/kind/order_confirmed"),
+        (["--channel", "email"], "/v1/pauses/channel/email"),
+    ],
+)
+def test_pause_and_resume_name_one_scope(
+    services: Services, arguments: list[str], path: str
+) -> None:
+    services.answers |= {path: {}, "/v1/pauses": {"pauses": [{"scope": "all", "reason": "test"}]}}
+    out = run("pause", *arguments, "--reason", "test", "--data", ".")
+    assert services.asked[0] == ("PUT", path, {"reason": "test"})
+    assert "scope" in out
+    run("resume", *arguments, "--data", ".")
+    assert services.asked[2][:2] == ("DELETE", path)
+
+
+def test_two_scopes_at_once_are_refused(services: Services) -> None:
+    assert "choose one of" in run("pause", "--all", "--shop", "demo", "--data", ".", code=1)
+    assert not services.asked
+    assert "say what to resume" in run("resume", "--data", ".", code=1)
+
+
+def test_unknown_and_dead_reach_their_addresses(services: Services) -> None:
+    paths = ["/v1/unknown", "/v1/unknown/5/resend", "/v1/unknown/5/forget", "/v1/dead"]
+    paths += ["/v1/dead/7", "/v1/dead/7/replay", "/v1/dead/7/discard"]
+    services.answers |= {path: {"state": "done"} for path in paths}
+    services.answers["/v1/dead"] = {"dead": []}
+    run("unknown", "list", "--data", ".")
+    run("unknown", "resend", "5", "--data", ".")
+    run("unknown", "forget", "5", "--data", ".")
+    assert run("dead", "list", "--data", ".").count("none") == 2
+    for verb in ("show", "replay", "discard"):
+        run("dead", verb, "notifier", "7", "--data", ".")
+    assert [f"{method} {path}" for method, path, _ in services.asked] == [
+        "GET /v1/unknown",
+        "POST /v1/unknown/5/resend",
+        "POST /v1/unknown/5/forget",
+        "GET /v1/dead",
+        "GET /v1/dead",
+        "GET /v1/dead/7",
+        "POST /v1/dead/7/replay",
+        "POST /v1/dead/7/discard",
+    ]
+
+
+def test_the_environment_wins_over_the_folder(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.answers["/v1/unknown"] = {"unknown": []}
+    monkeypatch.setenv("OPERATOR_KEYS", f"{KEY},older")
+    monkeypatch.setenv("INTERNAL_URLS", f"notifier={services.url}/")
+    assert run("unknown", "list", "--data", "/nowhere") == "none\n"
+
+
+def test_a_folder_where_nothing_runs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPERATOR_KEYS", raising=False)
+    assert "nothing runs from /nowhere" in run("unknown", "list", "--data", "/nowhere", code=1)
+
+
+def test_check_takes_the_demos_files(tmp_path: Path) -> None:
+    demo = make_demo_shop(tmp_path)
+    out = run("check", "--shops", str(demo.shops_file), "--products", str(demo.products_file))
+    assert "1 shop(s), 2 product rule(s): all right" in out
+
+
+def test_check_names_every_key_at_fault(tmp_path: Path) -> None:
+    file = tmp_path / "shops.toml"
+    file.write_text('[shops.a]\nname = "A"\nmode = "loud"\n')
+    out = run("check", "--shops", str(file), code=1)
+    assert "shops.a.mode" in out
+    assert "shops.a.sender" in out
+
+
+def test_a_new_key_and_its_hash_fit() -> None:
+    made, digest = (line.split(": ")[1].strip() for line in run("key", "new").splitlines())
+    assert hashlib.sha256(made.encode()).hexdigest() == digest
+
+
+def test_preview_writes_text_html_and_mail(tmp_path: Path) -> None:
+    out = run("templates", "preview", "order_confirmed", "--language", "sl", "--out", str(tmp_path))
+    files = [Path(line) for line in out.splitlines()]
+    assert [file.suffix for file in files] == [".txt", ".html", ".eml"]
+    assert all(file.stat().st_size for file in files)
+
+
+def test_the_demo_shop_is_live_and_keeps_its_keys(tmp_path: Path) -> None:
+    first, second = make_demo_shop(tmp_path), make_demo_shop(tmp_path)
+    assert (first.api_key, first.webhook_secrets) == (second.api_key, second.webhook_secrets)
+    found = shops.load(first.shops_file, first.products_file, {})
+    shop = found.by_api_key(first.api_key)
+    assert shop is not None
+    assert (shop.id, shop.mode, shop.quiet_hours, shop.kinds_off) == ("demo", "live", None, set())
+    assert shop.webhook_secrets("shopify") == [first.webhook_secrets["shopify"].encode()]
