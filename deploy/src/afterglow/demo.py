@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,7 +82,7 @@ def _print_links(
         table.add_row(f"{name}, metrics", f"{url}/metrics")
         table.add_row(f"{name}, ready?", f"{url}/readyz")
     for order in orders:
-        command = f"afterglow order show {connection['shop']} {order.order_id}"
+        command = f"{_own_name()} order show {connection['shop']} {order.order_id}"
         where = "" if options.data == DEFAULT_DATA else f" --data {options.data}"
         table.add_row(f"order {order.number}", command + where)
     table.add_row("keys, addresses", str(options.data / "demo.json"))
@@ -89,6 +90,13 @@ def _print_links(
     console.print()
     console.print(table, soft_wrap=True)
     console.print("\nCtrl-C stops everything.")
+
+
+def _own_name() -> str:
+    """Return how this program was called, as a person would type it again here."""
+    program = Path(sys.argv[0]).absolute()
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)
 
 
 def _tell_log(log: LogFile, console: Console) -> None:

@@ -64,7 +64,7 @@ class Service:
 
     `public` and `internal` are the routes of the two ports, `loops` what runs beside them, `gates`
     what those hand their transactions to (they outlive both), `consumer` reads the bus, `measure` is
-    called every few seconds to refresh gauges.
+    called every few seconds to refresh gauges, `tidy` now and then to forget what is old.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Service:
     gates: Sequence[GroupCommit[Any, Any]] = ()
     consumer: Consumer | None = None
     measure: Callable[[], Awaitable[None]] | None = None
+    tidy: Callable[[], Awaitable[None]] | None = None
 
 
 def json_response(
@@ -328,6 +329,8 @@ async def _clean_up(service: Service, life: Life) -> None:
         await life.sleep(CLEAN_UP_SECONDS)
         try:
             await store.clean_up(service.db)
+            if service.tidy is not None:
+                await service.tidy()
         except Exception as error:
             if not is_transient(error):
                 raise

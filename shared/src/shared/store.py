@@ -19,6 +19,7 @@ from shared.events import Event, Record
 
 INBOX_DAYS = 30  # longer than any bus keeps a record
 OUTBOX_DAYS = 7  # as long as a lost broker can be rebuilt from it
+PERSONAL_DAYS = 180  # after an order's last event
 _TRANSIENT = (
     OSError,
     TimeoutError,
@@ -228,13 +229,21 @@ async def take_due_timers(tx: Tx, limit: int) -> list[Timer]:
     return sorted(found, key=lambda t: (t.due_at, t.key))
 
 
+async def in_steps(db: Database, sql: str) -> None:
+    """Repeat a bounded delete or update until it finds nothing: no statement holds many locks."""
+    while not (await db.execute(sql)).endswith(" 0"):  # noqa: ASYNC110 - it polls nothing
+        await asyncio.sleep(0.05)  # others want the disk too
+
+
 async def clean_up(db: Database) -> None:
-    """Drop what has outlived its use, in bounded steps so that no statement holds many locks."""
-    for sql in (
+    """Drop what has outlived its use from the tables that every service has."""
+    await in_steps(
+        db,
         f"""delete from inbox where ctid = any(array(select ctid from inbox
               where recorded_on < current_date - {INBOX_DAYS} limit 5000))""",
+    )
+    await in_steps(
+        db,
         f"""delete from outbox where seq = any(array(select seq from outbox
               where published_at < now() - interval '{OUTBOX_DAYS} days' limit 5000))""",
-    ):
-        while not (await db.execute(sql)).endswith(" 0"):  # noqa: ASYNC110 - it polls nothing
-            await asyncio.sleep(0.05)  # others want the disk too
+    )

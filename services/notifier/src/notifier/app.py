@@ -45,4 +45,5 @@ def create_app(settings: Settings) -> Service:
         gates=[dispatcher.journal],
         consumer=Consumer(db, bus, "notifier", TOPICS, notifier.receive, after=committed),
         measure=measure,
+        tidy=lambda: store.forget_old(db),
     )

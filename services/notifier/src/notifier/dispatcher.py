@@ -337,25 +337,34 @@ class Dispatcher:
         return self._not_sent(job, address, reply, verdict)
 
     def _not_sent(self, job: Job, address: str, reply: str, verdict: Verdict) -> Result:
-        match verdict.action:
-            case "failed":
-                self._route.works(policy=verdict.reason == "policy")
-                hashed = domain.address_hash(address) if verdict.suppress_address else None
-                return Result(job, "failed", verdict.reason, reply, suppress_hash=hashed)
-            case "unknown":
-                return Result(job, "unknown", verdict.reason, reply)
-            case "route_fault":
-                self._route.stop(verdict.reason, retryable=False)
-                return Result(job, "pending", verdict.reason, reply)
-            case "withdrawn":
-                return Result(job, "pending", None)
-            case _ if verdict.retries is not None and job.attempt > verdict.retries:
-                return Result(job, "failed", verdict.reason, reply)
+        if verdict.action == "unknown":
+            return Result(job, "unknown", verdict.reason, reply)
+        if verdict.action == "failed":
+            self._route.works(policy=verdict.reason == "policy")
+            hashed = domain.address_hash(address) if verdict.suppress_address else None
+            return Result(job, "failed", verdict.reason, reply, suppress_hash=hashed)
+        if verdict.retries is not None and job.attempt > verdict.retries:
+            return Result(job, "failed", verdict.reason, reply)
+        wait = self._wait_before_retry(job, verdict)
+        reason = None if verdict.action == "withdrawn" else verdict.reason
+        return Result(job, "pending", reason, reply, retry_seconds=wait)
+
+    def _wait_before_retry(self, job: Job, verdict: Verdict) -> float:
+        """Return how long this message waits; a fault of the route stops the route instead."""
+        match verdict.reason:
+            case "mark_refused":
+                return 0.0
+            case "server_closing" if not verdict.charged:
+                self._route.stop("server_closing", retryable=True)
+                return 0.0
+            case "connection_lost" if not verdict.charged:
+                return 1.0
+            case reason if verdict.action == "route_fault" and reason != "sender_refused":
+                self._route.stop(reason, retryable=False)
+                return 0.0
             case _:
-                wait = (
-                    backoff_seconds(job.attempt, self._rng) if verdict.backoff == "jitter" else 1.0
-                )
-                return Result(job, "pending", verdict.reason, reply, retry_seconds=wait)
+                # a refused sender among them: it is one shop's and must not stop the others
+                return backoff_seconds(job.attempt, self._rng)
 
     # ---------------------------------------------------------------- recording
 

@@ -1,6 +1,6 @@
 """Composition root: which part talks to which."""
 
-from order_events import api
+from order_events import api, store
 from order_events.handlers import Orders
 from order_events.settings import Settings
 from shared.consumer import Consumer
@@ -36,4 +36,5 @@ def create_app(settings: Settings) -> Service:
         internal=api.internal_routes(db),
         gates=[gate],
         consumer=inbound,
+        tidy=lambda: store.forget_old(db),
     )

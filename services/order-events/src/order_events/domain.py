@@ -109,6 +109,7 @@ class Order:
     told: dict[str, str] = field(default_factory=dict)
     history: str | None = None
     changed: bool = False
+    is_new: bool = True
 
 
 def fingerprint(data: EventData) -> str:

@@ -10,26 +10,22 @@ import orjson
 
 from order_events.domain import Order, email_hash
 from shared import facts
-from shared.store import Database, Tx
+from shared.errors import Retry
+from shared.store import PERSONAL_DAYS, Database, Tx, in_steps
 
 Key = tuple[str, str]
 
+IDEMPOTENCY_DAYS = 30
+WEBHOOK_LOG_DAYS = 90
+
 
 async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, Order]]:
-    """Lock these orders in sorted order, making rows for new ones; return the database's time too."""
+    """Lock the rows of these orders in sorted order; return them and the database's time.
+
+    Orders without a row come back as new: `save_orders` makes it.
+    """
     wanted = sorted(set(keys))
     shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
-    await tx.execute(
-        """insert into orders (shop, order_id)
-           select k.shop, k.order_id
-           from unnest($1::text[], $2::text[]) with ordinality k(shop, order_id, n)
-           where not exists (select from orders o
-                             where o.shop = k.shop and o.order_id = k.order_id)
-           order by n
-           on conflict do nothing""",
-        shops,
-        ids,
-    )
     rows = await tx.fetch(
         """select o.shop, o.order_id, o.facts, o.snapshot, o.told, o.history, clock_timestamp() as at
            from orders o join unnest($1::text[], $2::text[]) k(shop, order_id)
@@ -39,7 +35,9 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, 
         ids,
     )
     now = rows[0]["at"] if rows else await tx.fetchval("select clock_timestamp()")
-    return now, {(r["shop"], r["order_id"]): _order(r) for r in rows}
+    orders = {key: Order(*key) for key in wanted}
+    orders.update({(r["shop"], r["order_id"]): _order(r) for r in rows})
+    return now, orders
 
 
 def _order(row: Any) -> Order:
@@ -50,20 +48,39 @@ def _order(row: Any) -> Order:
         snapshot=None if row["snapshot"] is None else orjson.loads(row["snapshot"]),
         told=orjson.loads(row["told"]),
         history=row["history"],
+        is_new=False,
     )
 
 
-async def save_orders(tx: Tx, orders: Sequence[Order]) -> None:
-    """Write changed orders back, all in one statement."""
-    if not orders:
-        return
-    await tx.execute(
-        """update orders o set facts = n.facts, snapshot = n.snapshot, told = n.told,
-             history = n.history, email_hash = n.email_hash, updated_at = now()
-           from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[], $6::text[],
-                       $7::text[])
-             as n(shop, order_id, facts, snapshot, told, history, email_hash)
-           where o.shop = n.shop and o.order_id = n.order_id""",
+async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
+    """Write changed orders. Raises Retry when somebody else made the row of a new one meanwhile."""
+    changed = [o for o in orders if o.changed]
+    new = [o for o in changed if o.is_new]
+    old = [o for o in changed if not o.is_new]
+    if new:
+        made = await tx.fetch(
+            """insert into orders (shop, order_id, facts, snapshot, told, history, email_hash)
+               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[],
+                                    $6::text[], $7::text[])
+               on conflict do nothing returning 1""",
+            *_columns(new),
+        )
+        if len(made) < len(new):
+            raise Retry("another replica made the same order")
+    if old:
+        await tx.execute(
+            """update orders o set facts = n.facts, snapshot = n.snapshot, told = n.told,
+                 history = n.history, email_hash = n.email_hash, updated_at = now()
+               from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[], $6::text[],
+                           $7::text[])
+                 as n(shop, order_id, facts, snapshot, told, history, email_hash)
+               where o.shop = n.shop and o.order_id = n.order_id""",
+            *_columns(old),
+        )
+
+
+def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:
+    return (
         [o.shop for o in orders],
         [o.order_id for o in orders],
         [facts.dump(o.facts) for o in orders],
@@ -227,6 +244,26 @@ async def erase_quarantine(tx: Tx, shop: str, needles: Sequence[str], *, whole_s
         shop,
         [n.encode() for n in needles],
         whole_shop,
+    )
+
+
+async def forget_old(db: Database) -> None:
+    """Forget what is personal 180 days after an order's last event, and logs that served their time."""
+    await in_steps(
+        db,
+        f"""update orders set snapshot = null, email_hash = null, told = '{{}}' where ctid = any(array(
+              select ctid from orders where updated_at < now() - interval '{PERSONAL_DAYS} days'
+                and snapshot is not null limit 1000))""",
+    )
+    await in_steps(
+        db,
+        f"""delete from idempotency where ctid = any(array(select ctid from idempotency
+              where created_at < now() - interval '{IDEMPOTENCY_DAYS} days' limit 5000))""",
+    )
+    await in_steps(
+        db,
+        f"""delete from webhooks where ctid = any(array(select ctid from webhooks
+              where received_at < now() - interval '{WEBHOOK_LOG_DAYS} days' limit 5000))""",
     )
 
 

@@ -23,7 +23,15 @@ from notifier.store.operators import (
     set_pause,
     settle_unknown,
 )
-from notifier.store.orders import Key, Order, Row, erase_orders, lock_orders, save_orders
+from notifier.store.orders import (
+    Key,
+    Order,
+    Row,
+    erase_orders,
+    forget_old,
+    lock_orders,
+    save_orders,
+)
 
 __all__ = [
     "Job",
@@ -39,6 +47,7 @@ __all__ = [
     "find_messages",
     "find_order",
     "find_unknown",
+    "forget_old",
     "lock_orders",
     "make_messages",
     "mark_dispatching",

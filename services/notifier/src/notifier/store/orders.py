@@ -10,7 +10,7 @@ import orjson
 from shared import facts
 from shared.errors import Retry
 from shared.facts import Fact
-from shared.store import Tx
+from shared.store import PERSONAL_DAYS, Database, Tx, in_steps
 
 Key = tuple[str, str]
 
@@ -123,3 +123,13 @@ async def erase_orders(tx: Tx, keys: Sequence[Key]) -> None:
     )
     names = [f"{s}:{i}" for s, i in keys]
     await tx.execute("update dead_event set value = null where key = any($1::text[])", names)
+
+
+async def forget_old(db: Database) -> None:
+    """Forget what is personal 180 days after an order's last event; the journal's rows hold nothing personal."""
+    await in_steps(
+        db,
+        f"""update orders set snapshot = null where ctid = any(array(
+              select ctid from orders where updated_at < now() - interval '{PERSONAL_DAYS} days'
+                and snapshot is not null limit 1000))""",
+    )
