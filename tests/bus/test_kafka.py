@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.record.util import calc_crc32c
 
 from shared.bus import HEADER_BYTES_MAX, VALUE_BYTES_MAX
 from shared.bus.kafka import (
@@ -214,4 +215,44 @@ async def test_concurrent_publishers_keep_the_order_of_their_own_records(
             got += await subscription.poll(500, 0.5)
     for name in "abc":
         assert [int(r.value or b"") for r in got if r.key == name] == list(range(500))
+    await bus.stop()
+
+
+async def send_unreadable(servers: str, topic: str) -> None:
+    """Write a record whose header name is no UTF-8, as a program in another language may."""
+    producer = AIOKafkaProducer(bootstrap_servers=servers)
+    await producer.start()
+    batch = producer.create_batch()
+    batch.append(timestamp=None, key=b"k", value=b"odd", headers=[("zz", b"v")])
+    raw = bytearray(batch._build().replace(b"zz", b"\xff\xfe"))
+    raw[17:21] = calc_crc32c(bytes(raw[21:])).to_bytes(4, "big")
+    batch._buffer = bytes(raw)
+    await (await producer.send_batch(batch, topic, partition=0))
+    await producer.stop()
+
+
+@pytest.mark.kafka
+async def test_a_record_that_the_client_cannot_read_is_passed_and_no_other_is_lost(
+    kafka_servers: str,
+) -> None:
+    topic = f"orders-{uuid4().hex[:8]}"
+    bus = KafkaBus(kafka_servers, (topic,), partitions=3, session_seconds=6)
+    await bus.start()
+    sent = [record(topic, f"k{n}", b"%d" % n) for n in range(60)]
+    await bus.publish(NO_TX, sent[:40])
+    await send_unreadable(kafka_servers, topic)
+    await bus.publish(NO_TX, sent[40:])
+    subscription = await bus.subscribe("reader", [topic])
+    got: dict[tuple[int, int], Record] = {}
+    async with asyncio.timeout(20):
+        while len(got) < 61:
+            records = await subscription.poll(100, 0.5)
+            got |= {(r.partition, r.offset): r for r in records}
+            await subscription.commit(records)
+    assert sorted(r.value or b"" for r in got.values() if r.key) == sorted(
+        r.value or b"" for r in sent
+    )
+    assert [(r.partition, r.value, r.headers) for r in got.values() if not r.key] == [(0, b"", ())]
+    await bus.publish(NO_TX, sent[:1])
+    assert [r.value for r in await subscription.poll(10, 5)] == [b"0"]
     await bus.stop()

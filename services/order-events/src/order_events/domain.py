@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any, Final
 
-from holidays import country_holidays
+from holidays import country_holidays, list_supported_countries
 
 from shared.events import (
     EventData,
@@ -24,6 +24,7 @@ from shared.facts import Fact
 from shared.shops import Shop
 
 FUTURE_MAX: Final = timedelta(minutes=10)
+WITHDRAWN: Final = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ class Unusable(Exception):
 class Order:
     """One order's row: its facts, how it looks now, and what was told of it already.
 
-    `told` maps a subject ("placed", "shipment:255/1", "order.refunded.v1:88") to the fingerprint of what
-    was last said about it, so that the same news told five times is one event.
+    `told` maps a subject ("placed", "shipment:255/1", "order.refunded.v1:88") to what was last said about
+    it (a parcel's body, else a fingerprint), so that the same news told five times is one event.
     """
 
     shop: str
@@ -146,9 +147,20 @@ def decide(
             subject = f"{data.type}:{statement.subject}"
             if subject in order.told:
                 return []
-            order.told[subject] = fingerprint(data)
-            order.changed = True
-            return [(data, clamp(statement.at, now))]
+            _note(order, subject, fingerprint(data))
+            return [(data, clamp(_at_of(order, statement, shop), now))]
+
+
+def _at_of(order: Order, statement: Once, shop: Shop) -> datetime:
+    """Return when it happened; platforms that date it by the last change cannot be believed on imports.
+
+    An order that we hear of for the first time and that is older than the shop's `live_from` brings its
+    whole past along: it is dated with the order, so that it updates state and tells nobody.
+    """
+    placed = (order.snapshot or {}).get("placed_at")
+    if order.is_new and placed and shop.live_from and parse_instant(placed) < shop.live_from:
+        return min(statement.at, parse_instant(placed))
+    return statement.at
 
 
 def _snapshot(
@@ -176,19 +188,36 @@ def _snapshot(
 def _shipment(
     order: Order, data: OrderShipped, now: datetime, *, withdrawn: bool
 ) -> list[tuple[EventData, datetime]]:
+    """Tell a parcel's news. What a delivery leaves open never overwrites what another one said."""
     subject = f"shipment:{data.shipment_id}"
     known = order.told.get(subject)
-    print_ = "withdrawn" if withdrawn else fingerprint(data)
-    if print_ == known or (withdrawn and known is None):
-        return []
-    order.told[subject] = print_
-    order.changed = True
     if withdrawn:
+        if known in {None, WITHDRAWN}:
+            return []
+        _note(order, subject, WITHDRAWN)
         gone = ShipmentWithdrawn(order_id=data.order_id, shipment_id=data.shipment_id, at=now)
         return [(gone, now)]
+    if known is not None and known != WITHDRAWN:
+        data = _filled(data, OrderShipped.model_validate_json(known))
+    if known == (said := data.model_dump_json()):
+        return []
+    _note(order, subject, said)
     if known is None:
         return [(data, clamp(data.happened_at or now, now))]
     return [(_as(ShipmentUpdated, data), now)]
+
+
+def _filled(data: OrderShipped, known: OrderShipped) -> OrderShipped:
+    """Fill what this delivery leaves open with what is known of the parcel."""
+    open_fields = {name for name, value in data if value is None}
+    if data.final == "unknown":
+        open_fields.add("final")
+    return data.model_copy(update={name: getattr(known, name) for name in open_fields})
+
+
+def _note(order: Order, subject: str, said: str) -> None:
+    order.told[subject] = said
+    order.changed = True
 
 
 def _as(kind: type[EventData], data: EventData) -> EventData:
@@ -213,7 +242,7 @@ def record(
         if data.type == OrderPlaced.type:
             order.told.setdefault("placed", fingerprint(data))
     elif isinstance(data, OrderShipped):
-        order.told[f"shipment:{data.shipment_id}"] = fingerprint(data)
+        order.told[f"shipment:{data.shipment_id}"] = _as(OrderShipped, data).model_dump_json()
     return data, at
 
 
@@ -265,12 +294,10 @@ def _forward(
 def _holidays(*countries: str | None) -> tuple[Container[date], ...]:
     """Return the public holidays of these countries, made year by year as they are asked for."""
     known = []
-    for code in {c for c in countries if c}:
-        try:
-            name, _, region = code.partition("-")
+    for code in sorted({c for c in countries if c}):
+        name, _, region = code.partition("-")
+        if name in list_supported_countries():  # elsewhere every weekday is a working day
             known.append(country_holidays(name, subdiv=region or None))
-        except NotImplementedError:  # a country without a calendar has working days only
-            continue
     return tuple(known)
 
 

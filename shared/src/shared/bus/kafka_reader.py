@@ -60,6 +60,7 @@ class KafkaSubscription:
         self._consumer: AIOKafkaConsumer | None = None
         self._heard: int | None = None  # the broker's last answer to a fetch
         self._heard_at = 0.0
+        self._careful = False
         self._closed = False
 
     async def poll(self, max_records: int, timeout_seconds: float) -> list[Record]:
@@ -69,16 +70,45 @@ class KafkaSubscription:
         batches: dict[TopicPartition, list[Any]] = {}
         try:
             async with asyncio.timeout(timeout_seconds + POLL_GRACE_SECONDS):
+                if self._careful:
+                    return await self._poll_one_by_one(consumer)
                 batches = await consumer.getmany(
                     timeout_ms=int(timeout_seconds * 1000), max_records=max_records
                 )
         except TimeoutError:
             sharing = True
+        except UnicodeDecodeError:
+            # aiokafka cannot read a header name that is no UTF-8, and it has moved past records of
+            # other partitions that it did not return. Join anew, from what is committed.
+            self._careful = True
+            await self._drop_consumer("unreadable header name")
+            return []
         except KafkaError as error:
             await self._start_over(type(error).__name__)
         if not batches:
             await self._check_alive(consumer, sharing=sharing)
         return [_record(message) for batch in batches.values() for message in batch]
+
+    async def _poll_one_by_one(self, consumer: AIOKafkaConsumer) -> list[Record]:
+        """Read single records until the one that cannot be read shows its place, and pass it.
+
+        It is handed out without key, headers and body, so that the caller keeps a dead event of it.
+        """
+        records: list[Record] = []
+        for place in sorted(consumer.assignment()):
+            try:
+                batch = await consumer.getmany(place, max_records=1)
+            except UnicodeDecodeError:
+                offset = await consumer.position(place)
+                consumer.seek(place, offset + 1)
+                records.append(Record(place.topic, "", (), b"", place.partition, offset))
+                self._careful = False
+            else:
+                records += [_record(message) for message in batch.get(place, ())]
+        if not records:
+            self._careful = not consumer.assignment() or any((await self.lag()).values())
+            await asyncio.sleep(0.05)
+        return records
 
     async def _joined(self) -> AIOKafkaConsumer:
         if self._closed:
@@ -114,12 +144,15 @@ class KafkaSubscription:
             await self._start_over("nothing heard from the broker")
 
     async def _start_over(self, reason: str) -> None:
+        await self._drop_consumer(reason)
+        raise BusUnavailable(f"kafka: {reason}")
+
+    async def _drop_consumer(self, reason: str) -> None:
         consumer, self._consumer = self._consumer, None
         self._bus.counts["consumers_restarted"] += 1
         log.warning("kafka_consumer_restarted", group=self._group, reason=reason)
         if consumer is not None:
             await _stop_consumer(consumer)
-        raise BusUnavailable(f"kafka: {reason}")
 
     async def commit(self, records: Sequence[Record]) -> None:
         """Store the positions after these records; raises BusUnavailable when the broker is away."""
