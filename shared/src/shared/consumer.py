@@ -2,7 +2,8 @@
 
 A batch that fails for a reason that passes (database away) is handed out again. One that fails for
 good is taken apart: record by record, and the one at fault becomes a dead event, so that its partition
-moves on. A record that kills the whole process is recognised at the third start and not run again.
+moves on. When the process has died three times at the same first batch, its records are run alone; the
+one that kills the process even then is recognised at the next start and not run again.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +23,7 @@ BATCH_MAX = 500
 POLL_SECONDS = 0.5
 BACKOFF_SECONDS_MAX = 5.0
 STARTS_MAX = 3  # so often may one record be the first of a batch that never finished
+ALONE = 1000  # what a start counts when the record is run alone
 log = structlog.get_logger(__name__)
 
 Handle = Callable[[Tx, Sequence[Event]], Awaitable[None]]
@@ -54,6 +56,7 @@ class Consumer:
         self._after = after
         self._careful: set[tuple[str, int]] = set()
         self._guarded: set[tuple[str, int]] = set()
+        self._alone: Record | None = None
         self.subscription: Subscription | None = None
 
     async def run(self, life: Life) -> None:
@@ -154,8 +157,7 @@ class Consumer:
 
     async def _one_by_one(self, subscription: Subscription, records: Sequence[Record]) -> None:
         for record in records:
-            starts = await self._mark_start(record, STARTS_MAX) if self._careful else 0
-            if starts > STARTS_MAX:
+            if self._careful and await self._died_alone(record):
                 log.error("record_kills_the_process", topic=record.topic, offset=record.offset)
                 await self._bury(record, "crash", "the process died each time it was handled")
             else:
@@ -169,6 +171,8 @@ class Consumer:
                         str(error) if isinstance(error, AfterglowError) else type(error).__name__
                     )
                     await self._bury(record, type(error).__name__, reason)
+            if self._careful:
+                await self._forget_start(record)
             await subscription.commit([record])
         self._careful.clear()
         self._after()
@@ -184,25 +188,41 @@ class Consumer:
             place = (record.topic, record.partition)
             if place in self._guarded:
                 continue
-            self._guarded.add(place)
-            if await self._mark_start(record, 0) >= STARTS_MAX:
+            if await self._mark_start(record, 1) >= STARTS_MAX:
                 self._careful.add(place)
+            self._guarded.add(place)
 
-    async def _mark_start(self, record: Record, at_least: int) -> int:
+    async def _died_alone(self, record: Record) -> bool:
+        """Note that this record is run alone now; tell whether an earlier process died of that."""
+        if record == self._alone:  # this process tried it a moment ago, and lives
+            return False
+        starts = await self._mark_start(record, ALONE)
+        self._alone = record
+        return starts >= 2 * ALONE
+
+    async def _forget_start(self, record: Record) -> None:
+        await self._db.execute(
+            "delete from consumer_guard where (consumer, topic, partition) = ($1, $2, $3)",
+            self._group,
+            record.topic,
+            record.partition,
+        )
+
+    async def _mark_start(self, record: Record, counts: int) -> int:
         return int(
             await self._db.fetchval(
                 """insert into consumer_guard as g (consumer, topic, partition, "offset", starts)
-                   values ($1, $2, $3, $4, greatest(1, $5))
+                   values ($1, $2, $3, $4, $5)
                    on conflict (consumer, topic, partition) do update set
                      starts = case when g."offset" = excluded."offset"
-                                   then g.starts + 1 else excluded.starts end,
+                                   then g.starts else 0 end + excluded.starts,
                      "offset" = excluded."offset"
                    returning starts""",
                 self._group,
                 record.topic,
                 record.partition,
                 record.offset,
-                at_least,
+                counts,
             )
         )
 
@@ -212,11 +232,15 @@ class Consumer:
     async def replay(self, dead_id: int) -> bool:
         """Give a dead event to the handler again; True when applied, False when it is not open.
 
+        Only what this consumer read is its to replay: what the bus refused has been handled here.
         Raises what the handler raises; the event then stays open.
         """
         async with self._db.transaction() as tx:
             row = await tx.fetchrow(
-                "select * from dead_event where id = $1 and state = 'open' for update", dead_id
+                """select * from dead_event where id = $1 and state = 'open' and consumer = $2
+                   for update""",
+                dead_id,
+                self._group,
             )
             if row is None:
                 return False

@@ -8,6 +8,7 @@ whole process, as a frozen machine would), sleep:SECONDS (lets the event loop go
 import asyncio
 import os
 import random
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ POINTS = frozenset(
 )
 
 
+_PART = re.compile(
+    r"(?P<name>[a-z_.]+)=(?P<verb>kill|raise|hang|sleep)(?::(?P<seconds>\d+(?:\.\d+)?))?"
+    r"(?:@p=(?P<p>0?\.\d+|[01]))?(?:@n=(?P<n>\d{1,9}))?"
+)
+
+
 @dataclass
 class _Armed:
     action: str
@@ -46,15 +53,15 @@ def arm(spec: str) -> None:
     """Read a FAILPOINTS text; raises ValueError that names the part it cannot read."""
     _armed.clear()
     for part in filter(None, (p.strip() for p in spec.split(","))):
-        name, _, rest = part.partition("=")
-        action, *options = rest.split("@")
-        verb, _, seconds = action.partition(":")
-        if name not in POINTS or verb not in {"kill", "raise", "hang", "sleep"}:
+        match = _PART.fullmatch(part)
+        if match is None or match["name"] not in POINTS:
             message = f"FAILPOINTS: cannot read {part!r}"
             raise ValueError(message)
-        given = dict(o.split("=", 1) for o in options)
-        _armed[name] = _Armed(
-            verb, float(seconds or 0), float(given.get("p", 1)), int(given.get("n", 0))
+        _armed[match["name"]] = _Armed(
+            match["verb"],
+            float(match["seconds"] or 0),
+            float(match["p"] or 1),
+            int(match["n"] or 0),
         )
 
 

@@ -52,6 +52,7 @@ class Relay:
             backoff = 0.1
             if moved < BATCH_MAX:
                 await life.wait(self._work, POLL_SECONDS)
+        life.ended("relay")
 
     async def publish_batch(self) -> int:
         """Hand over at most BATCH_MAX events; return how many."""

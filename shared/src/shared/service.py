@@ -32,7 +32,7 @@ from starlette.routing import Route
 from shared import failpoints, migrations, store
 from shared.bus import Bus, open_bus
 from shared.consumer import Consumer
-from shared.errors import AfterglowError, BusUnavailable, Refused, Retry
+from shared.errors import AfterglowError, BusUnavailable, GiveUp, Refused, Retry
 from shared.group_commit import GroupCommit
 from shared.life import Life
 from shared.observability import (
@@ -124,15 +124,26 @@ def _unavailable() -> Response:
     return json_response(body, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
+def _check_texts(request: Request) -> None:
+    """Refuse a NUL in an address: no id holds one, and no text of the database can."""
+    if any("\0" in str(text) for text in request.path_params.values()):
+        raise Refused(404, "not_found", "no such address")
+    if any("\0" in text for text in request.query_params.values()):
+        raise Refused(422, "invalid_text", "a parameter contains the NUL character")
+
+
 def _counted(service: str, route: Route) -> Route:
     """Wrap a route: count its answers, turn a database that is away into 503, hide everything else."""
     inner: Endpoint = route.endpoint
 
     async def endpoint(request: Request) -> Response:
         try:
+            _check_texts(request)
             response = await inner(request)
         except Refused as error:
             response = await _refused(request, error)
+        except GiveUp as error:
+            response = await _refused(request, Refused(422, "unacceptable", str(error)))
         except Exception as error:
             if is_transient(error) or isinstance(error, Retry):
                 log.warning("request_unavailable", route=route.path, reason=type(error).__name__)
@@ -228,10 +239,12 @@ def _dead_routes(service: Service) -> list[Route]:
             raise Refused(409, "no_consumer", "this service reads no topic")
         try:
             done = await service.consumer.replay(_number(request))
+        except Retry:
+            raise
         except AfterglowError as error:
             raise Refused(409, "still_dead", str(error)) from None
         if not done:
-            raise Refused(404, "not_found", "no open dead event has this number")
+            raise Refused(404, "not_found", "no open dead event of the consumer has this number")
         return json_response({"state": "replayed"})
 
     async def discard(request: Request) -> Response:
@@ -349,6 +362,14 @@ async def _until_signal(life: Life, shops: Shops) -> None:
     await life.stopping.wait()
 
 
+async def _drain_deadline(life: Life, seconds: float) -> None:
+    """End the process when it is still at work so long after it was told to stop."""
+    await life.stopping.wait()
+    await asyncio.sleep(seconds)
+    message = f"not drained within {seconds:g} s"
+    raise RuntimeError(message)
+
+
 async def _patiently(life: Life, what: str, attempt: Callable[[], Awaitable[None]]) -> None:
     """Repeat a start step until the other side is there: services may start in any order."""
     backoff = 0.2
@@ -387,6 +408,8 @@ async def _start_bus(service: Service, life: Life) -> None:
 
 
 async def _work(service: Service, life: Life) -> None:
+    if life.stopping.is_set():  # before the database was there
+        return
     settings = service.settings
     public = http_app(service.name, service.public)
     internal = http_app(service.name, _internal_routes(service))
@@ -407,6 +430,7 @@ async def run(service: Service) -> None:
     life.watch()
     async with asyncio.TaskGroup() as group:
         signals = group.create_task(_until_signal(life, service.shops))
+        deadline = group.create_task(_drain_deadline(life, service.settings.drain_seconds))
         try:
             async with _open(service, life), asyncio.TaskGroup() as keepers:
                 for gate in service.gates:
@@ -415,6 +439,7 @@ async def run(service: Service) -> None:
                 life.closing.set()
         finally:
             signals.cancel()
+            deadline.cancel()
     log.info("stopped")
 
 
@@ -423,8 +448,8 @@ def main(name: str, settings: Settings, build: Callable[[], Service]) -> None:
     import uvloop  # noqa: PLC0415 - only a process needs it, tests use the standard loop
 
     configure_logs(name, settings.log_level)
-    failpoints.arm(settings.failpoints)
     try:
+        failpoints.arm(settings.failpoints)
         service = build()
     except (AfterglowError, ValueError) as error:
         raise SystemExit(f"{name} cannot start: {error}") from None

@@ -1,4 +1,8 @@
-"""What every service reads from its environment; nothing else reads it."""
+"""What every service reads from its environment; nothing else reads it.
+
+With SECRETS_DIR set, a setting may also stand in a file of that folder, named like the setting in lower
+case (`database_url`), as Docker and Kubernetes hand over secrets. The environment wins over a file.
+"""
 
 import os
 from collections.abc import Mapping
@@ -104,8 +108,11 @@ S = TypeVar("S", bound=Settings)
 
 def load(kind: type[S]) -> S:
     """Build the settings from the environment or end the process with one clear line."""
+    secrets_dir = os.environ.get("SECRETS_DIR") or None
+    if secrets_dir and not Path(secrets_dir).is_dir():
+        raise SystemExit("SECRETS_DIR is not a folder")
     try:
-        return kind()
+        return kind(_secrets_dir=secrets_dir)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper() or "settings"

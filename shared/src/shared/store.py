@@ -100,10 +100,12 @@ class Tx:
 
 
 def dump_headers(headers: Iterable[tuple[str, bytes]]) -> str:
-    """Write record headers as a JSON list of pairs, latin-1 text standing for the raw bytes."""
-    return (
-        orjson.dumps([(n, v.decode("latin-1")) for n, v in headers]).decode().replace("\\u0000", "")
-    )
+    """Write record headers as a JSON list of pairs, latin-1 text standing for the raw bytes.
+
+    NULs are left out: Postgres cannot hold one in a text.
+    """
+    pairs = [(n.replace("\0", ""), v.replace(b"\0", b"").decode("latin-1")) for n, v in headers]
+    return orjson.dumps(pairs).decode()
 
 
 def load_headers(text: str) -> tuple[tuple[str, bytes], ...]:
@@ -198,7 +200,9 @@ class Timer:
 
 
 async def set_timers(tx: Tx, timers: Sequence[Timer]) -> None:
-    """Set timers by their business key; one that exists is moved."""
+    """Set timers by their business key; one that exists is moved, of two with one key the last counts."""
+    last = {t.key: t for t in timers}
+    timers = [last[key] for key in sorted(last)]
     await tx.execute(
         """insert into timer (key, kind, due_at, payload)
            select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::jsonb[])
@@ -219,9 +223,9 @@ async def cancel_timers(tx: Tx, keys: Sequence[str]) -> None:
 async def take_due_timers(tx: Tx, limit: int) -> list[Timer]:
     """Take timers that are due by the database clock; they are gone when `tx` commits, not before."""
     rows = await tx.fetch(
-        """delete from timer where key in (
+        """delete from timer where key = any(array(
              select key from timer where due_at <= now() order by due_at limit $1
-             for update skip locked)
+             for update skip locked))
            returning key, kind, due_at, payload""",
         limit,
     )

@@ -125,12 +125,12 @@ class Dispatcher:
                     for _ in range(self._settings.smtp_connections):
                         work.create_task(self._connection())
                     await self._claim(life)
+                    life.ended("dispatcher")
                     for _ in range(self._settings.smtp_connections):
                         self._jobs.put_nowait(None)
                 ended.set()
         finally:
             await self._give_back()
-        life.ended("dispatcher")
 
     async def _give_back(self) -> None:
         try:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,7 +17,7 @@ from order_events.handlers import Answer, Item, Request, Stated, Webhook
 from order_events.store import Claim
 from shared import facts
 from shared.clock import now
-from shared.errors import Malformed, Refused
+from shared.errors import GiveUp, Malformed, Refused
 from shared.events import (
     INBOUND_TYPES,
     Event,
@@ -87,7 +88,8 @@ class _Ingest:
         event = from_bare(
             name, read_json(body), allowed=INBOUND_TYPES, time=http.headers.get("ce-time")
         )
-        key = given.key if given else f"body:{name}:{hashlib.sha256(body).hexdigest()}"
+        said_at = http.headers.get("ce-time", "")
+        key = given.key if given else f"body:{name}:{said_at}:{hashlib.sha256(body).hexdigest()}"
         said = event_id(shop.id, key)
         claim = Claim(shop.id, key, hashlib.sha256(name.encode() + b"\n" + body).digest(), (said,))
         stated = Stated(said, event.data, event.time, f"/shops/{shop.id}/api", _trace(http))
@@ -107,7 +109,10 @@ class _Ingest:
             WEBHOOKS.labels(source, "bad_signature").inc()
             raise Refused(401, "bad_signature", "the signature does not fit the body")
         hook = _read_webhook(adapter, source, body, http.headers, shop)
-        answer = await self._submit(hook)
+        try:
+            answer = await self._submit(hook)
+        except GiveUp as error:  # understood, but no bus carries what it says
+            answer = await self._submit(replace(hook, unusable=str(error)))
         status = 200 if answer.outcome == "quarantined" else 202
         ids = [str(i) for i in answer.ids]
         return json_response({"outcome": answer.outcome, "ids": ids}, status)

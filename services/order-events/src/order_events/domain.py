@@ -19,6 +19,7 @@ from shared.events import (
     ShipmentUpdated,
     ShipmentWithdrawn,
     parse_instant,
+    rfc3339,
 )
 from shared.facts import Fact
 from shared.shops import Shop
@@ -109,6 +110,7 @@ class Order:
     snapshot: dict[str, Any] | None = None
     told: dict[str, str] = field(default_factory=dict)
     history: str | None = None
+    erased_at: datetime | None = None
     changed: bool = False
     is_new: bool = True
 
@@ -128,10 +130,15 @@ def clamp(at: datetime, now: datetime) -> datetime:
     return now if at > now + FUTURE_MAX else at
 
 
-def _is_stale(order: Order, data: OrderPlaced) -> bool:
-    """Tell whether a snapshot is older than the one we have; one without a revision counts as new."""
+def _is_stale(order: Order, revision: datetime) -> bool:
+    """Tell whether a snapshot is older than the one we have."""
     known = (order.snapshot or {}).get("revision")
-    return known is not None and data.revision is not None and data.revision < parse_instant(known)
+    return known is not None and revision < parse_instant(known)
+
+
+def _kept(data: OrderPlaced, revision: datetime) -> dict[str, Any]:
+    """Return a snapshot as it is kept: always with a revision, so that an older one is recognised."""
+    return data.model_dump(mode="json") | {"revision": rfc3339(revision)}
 
 
 def decide(
@@ -167,14 +174,17 @@ def _snapshot(
     order: Order, statement: Snapshot, shop: Shop, now: datetime
 ) -> list[tuple[EventData, datetime]]:
     data = statement.data
-    if _is_stale(order, data):
+    revision = clamp(data.revision or now, now)
+    if _is_stale(order, revision):
         return []
     print_ = fingerprint(data)
     if order.told.get("placed") == print_:
         return []
     data = with_promise(order, data, shop)
     first = "placed" not in order.told
-    order.snapshot = data.model_dump(mode="json")
+    if data.revision is not None:  # a wrong clock must not outdate everything that follows
+        data = data.model_copy(update={"revision": revision})
+    order.snapshot = _kept(data, revision)
     order.history = statement.history if first else None
     order.changed = True
     if first and (statement.history or not statement.placed):
@@ -182,7 +192,7 @@ def _snapshot(
     order.told["placed"] = print_
     if first:
         return [(data, clamp(data.placed_at, now))]
-    return [(_as(OrderUpdated, data), clamp(data.revision or now, now))]
+    return [(_as(OrderUpdated, data), revision)]
 
 
 def _shipment(
@@ -235,10 +245,13 @@ def record(
     at = clamp(data.happened_at or time, now)
     order.changed = True
     if isinstance(data, OrderPlaced):  # OrderUpdated has the same body
-        stale = _is_stale(order, data)
+        if data.revision is not None:
+            data = data.model_copy(update={"revision": clamp(data.revision, now)})
+        revision = data.revision or at
+        stale = _is_stale(order, revision)
         data = with_promise(order, data, shop)
         if not stale:
-            order.snapshot = data.model_dump(mode="json")
+            order.snapshot = _kept(data, revision)
         if data.type == OrderPlaced.type:
             order.told.setdefault("placed", fingerprint(data))
     elif isinstance(data, OrderShipped):
@@ -333,7 +346,8 @@ def _apply(state: dict[str, Any], fact: Fact) -> None:
         case "shipment.withdrawn.v1":
             state["shipments"][subject] = "withdrawn"
         case "order.cancelled.v1":
-            state["cancelled"] = "partly" if fact.get("partial") else True
+            partly = fact.get("partial") and state["cancelled"] is not True
+            state["cancelled"] = "partly" if partly else True
         case "order.refunded.v1":
             state["refunds"] += 1
         case "order.return_requested.v1" | "order.return_received.v1":

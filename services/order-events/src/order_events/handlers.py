@@ -76,6 +76,7 @@ class _Batch:
     events: list[Event] = field(default_factory=list)
     webhooks: list[Received] = field(default_factory=list)
     released: list[Claim] = field(default_factory=list)
+    published: int = 0  # so many of `events` are in the outbox already
 
 
 class Orders:
@@ -114,8 +115,9 @@ class Orders:
     async def stated(self, tx: Tx, events: Sequence[Event]) -> None:
         """Take events that a shop's own system put on the bus (topic `orders.inbound`)."""
         keys = [(e.shop, i) for e in events if (i := e.data.order_id)]
+        hashes = [(e.shop, h) for e in events for h in _hashes_of([e.data])]
         now, orders = await store.lock_orders(tx, keys)
-        batch = _Batch(now, orders, {}, {})
+        batch = _Batch(now, orders, {}, await store.tombstones(tx, hashes))
         for event in events:
             if (shop := self._shops.get(event.shop)) is None:
                 raise GiveUp("this shop is not known any more")
@@ -129,7 +131,7 @@ class Orders:
         claims: dict[store.Key, Claim] = {}
         for item in items:
             keys.extend((item.shop.id, order_id) for order_id in _order_ids(item))
-            hashes.extend((item.shop.id, h) for h in _hashes(item))
+            hashes.extend((item.shop.id, h) for h in _hashes_of(_data(item)))
             if isinstance(item, Request):
                 for claim in (*item.claims, *([item.whole] if item.whole else [])):
                     claims.setdefault((claim.shop, claim.key), claim)
@@ -140,9 +142,15 @@ class Orders:
     async def _write(self, tx: Tx, batch: _Batch) -> None:
         if batch.released:
             await store.release_keys(tx, batch.released)
+            # A key that came with a refused request may belong to a request that was taken since.
+            kept = {(c.shop, c.key): batch.taken.get((c.shop, c.key)) for c in batch.released}
+            await store.claim_keys(tx, [c for c in kept.values() if c is not None])
+            batch.released = []
         await store.save_orders(tx, batch.orders.values())
-        await tx.publish(batch.events)
+        await tx.publish(batch.events[batch.published :])
+        batch.published = len(batch.events)
         await store.save_webhooks(tx, batch.webhooks)
+        batch.webhooks = []
 
     async def _one(self, tx: Tx, batch: _Batch, item: Item) -> Answer | Exception:
         if isinstance(item, Webhook):
@@ -158,13 +166,16 @@ class Orders:
                 if known.body_sha256 != request.whole.body_sha256:
                     return _reused("Idempotency-Key", None)
                 return Answer(known.ids, len(known.ids))
-            batch.taken[request.whole.shop, request.whole.key] = request.whole
         seen = [batch.taken.get((c.shop, c.key)) for c in request.claims]
+        own: dict[str, Claim] = {}  # one batch may name an id twice as well
         for index, (claim, known) in enumerate(zip(request.claims, seen, strict=True)):
-            if known is not None and known.body_sha256 != claim.body_sha256:
+            before = known or own.setdefault(claim.key, claim)
+            if before.body_sha256 != claim.body_sha256:
                 mine = [c for c, k in zip(request.claims, seen, strict=True) if k is None]
                 batch.released += [*mine, *([request.whole] if request.whole else [])]
                 return _reused("id", index)
+        if request.whole is not None:
+            batch.taken[request.whole.shop, request.whole.key] = request.whole
         for stated, claim, known in zip(request.events, request.claims, seen, strict=True):
             if known is None and batch.taken.setdefault((claim.shop, claim.key), claim) is claim:
                 await self._state(tx, batch, request.shop, stated)
@@ -173,7 +184,8 @@ class Orders:
     async def _state(self, tx: Tx, batch: _Batch, shop: Shop, stated: Stated) -> None:
         data = stated.data
         if isinstance(data, CustomerErased):
-            await self._erase(tx, batch, shop, Erase((), None, email_hash=data.email_hash))
+            erase = Erase((data.order_id,), None, email_hash=data.email_hash)
+            await self._erase(tx, batch, shop, erase)
             return
         order = batch.orders.get((shop.id, data.order_id or ""))
         if order is None:  # about a person, not an order
@@ -242,7 +254,10 @@ class Orders:
             return
         for data, at in domain.decide(order, statement, shop, batch.now):
             subject = _subject(data) or getattr(statement, "subject", "")
-            said = event_id(shop.id, order.order_id, data.type, subject, domain.fingerprint(data))
+            # The time belongs to it: what changes from A to B, back, and to B again, is told each time.
+            said = event_id(
+                shop.id, order.order_id, data.type, subject, domain.fingerprint(data), at.isoformat()
+            )
             self._tell(batch, order, _event(batch, shop, source, data, at, said))
 
     # ---------------------------------------------------------------- both
@@ -261,27 +276,35 @@ class Orders:
         order.facts = facts.add(order.facts, [fact])
 
     def _is_erased(self, batch: _Batch, order: Order, data: EventData) -> bool:
-        """Tell whether these facts are older than the erasure of the customer they are about."""
-        address = getattr(getattr(data, "customer", None), "email", None)
-        if address is None:
+        """Tell whether these facts are older than the erasure of the customer they are about.
+
+        An undated fact about an erased order that nobody has told anew is older, too.
+        """
+        marks = [batch.tombstones.get((order.shop, h)) for h in _hashes_of([data])]
+        erased_at = max((at for at in (*marks, order.erased_at) if at), default=None)
+        if erased_at is None:
             return False
-        erased_at = batch.tombstones.get((order.shop, domain.email_hash(address)))
-        return erased_at is not None and (data.happened_at or batch.now) < erased_at
+        if data.happened_at is None:
+            return order.erased_at is not None and order.snapshot is None
+        return data.happened_at < erased_at
 
     async def _erase(self, tx: Tx, batch: _Batch, shop: Shop, request: Erase) -> None:
         """Blank everything we keep about these orders, and tell the other services to do so."""
+        await self._write(tx, batch)  # what was stated a moment ago must be found, too
         hashed = request.email_hash or (domain.email_hash(request.email) if request.email else None)
         found = await store.orders_to_erase(
             tx, shop.id, request.order_ids, hashed, whole_shop=request.whole_shop
         )
         hashes = [hashed] if hashed else []
-        await store.erase(tx, shop.id, found, hashes)
+        for erased in await store.erase(tx, shop.id, found, hashes):
+            batch.tombstones[shop.id, erased] = batch.now
         needles = [*request.order_ids, *([request.email] if request.email else [])]
         await store.erase_quarantine(tx, shop.id, needles, whole_shop=request.whole_shop)
         await self._bus.erase(tx, [f"{shop.id}:{i}" for i in found])
         for order_id in found:
             if (order := batch.orders.get((shop.id, order_id))) is not None:
-                order.snapshot, order.told, order.changed = None, {}, True
+                order.snapshot, order.told, order.erased_at = None, {}, batch.now
+                order.changed = True
             data = CustomerErased(order_id=order_id, email_hash=hashed, at=batch.now)
             said = event_id(shop.id, order_id, data.type, batch.now.isoformat())
             event = _event(batch, shop, "/afterglow/order-events", data, batch.now, said)
@@ -329,6 +352,6 @@ def _order_ids(item: Item) -> list[str]:
     return [i for data in _data(item) if (i := data.order_id)]
 
 
-def _hashes(item: Item) -> list[str]:
-    addresses = (getattr(getattr(d, "customer", None), "email", None) for d in _data(item))
+def _hashes_of(bodies: Sequence[EventData]) -> list[str]:
+    addresses = (getattr(getattr(d, "customer", None), "email", None) for d in bodies)
     return [domain.email_hash(a) for a in addresses if a]

@@ -27,7 +27,8 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, 
     wanted = sorted(set(keys))
     shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
     rows = await tx.fetch(
-        """select o.shop, o.order_id, o.facts, o.snapshot, o.told, o.history, clock_timestamp() as at
+        """select o.shop, o.order_id, o.facts, o.snapshot, o.told, o.history, o.erased_at,
+                  clock_timestamp() as at
            from orders o join unnest($1::text[], $2::text[]) k(shop, order_id)
              using (shop, order_id)
            order by o.shop, o.order_id for update of o""",
@@ -48,6 +49,7 @@ def _order(row: Any) -> Order:
         snapshot=None if row["snapshot"] is None else orjson.loads(row["snapshot"]),
         told=orjson.loads(row["told"]),
         history=row["history"],
+        erased_at=row["erased_at"],
         is_new=False,
     )
 
@@ -77,6 +79,8 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
                where o.shop = n.shop and o.order_id = n.order_id""",
             *_columns(old),
         )
+    for order in changed:
+        order.is_new = order.changed = False
 
 
 def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:
@@ -110,6 +114,7 @@ async def claim_keys(tx: Tx, claims: Sequence[Claim]) -> dict[Key, Claim]:
     """Store keys that are new; return those that somebody had stored before."""
     if not claims:
         return {}
+    claims = sorted(claims, key=lambda c: (c.shop, c.key))  # two batches never wait in a ring
     rows = await tx.fetch(
         """insert into idempotency (shop, key, body_sha256, ids)
            select shop, key, sha, string_to_array(ids, ',')::uuid[]
@@ -207,16 +212,20 @@ async def orders_to_erase(
     return [r["order_id"] for r in rows]
 
 
-async def erase(tx: Tx, shop: str, order_ids: Sequence[str], hashes: Sequence[str]) -> None:
-    """Blank everything personal of these orders in every table; leave a tombstone of the address."""
+async def erase(tx: Tx, shop: str, order_ids: Sequence[str], hashes: Sequence[str]) -> list[str]:
+    """Blank everything personal of these orders in every table; leave tombstones of the addresses.
+
+    Returns the hashes of the addresses that are forgotten now.
+    """
     keys = [f"{shop}:{i}" for i in order_ids]
-    await tx.execute(
+    erased = await tx.fetch(
         """insert into erased (shop, email_hash)
            select $1, h from (
              select unnest($3::text[]) as h
              union select email_hash from orders
                    where shop = $1 and order_id = any($2::text[]) and email_hash is not null) e
-           on conflict (shop, email_hash) do update set erased_at = now()""",
+           on conflict (shop, email_hash) do update set erased_at = clock_timestamp()
+           returning email_hash""",
         shop,
         order_ids,
         hashes,
@@ -234,6 +243,7 @@ async def erase(tx: Tx, shop: str, order_ids: Sequence[str], hashes: Sequence[st
     )
     await tx.execute("update outbox set value = null where key = any($1::text[])", keys)
     await tx.execute("update dead_event set value = null where key = any($1::text[])", keys)
+    return [r["email_hash"] for r in erased]
 
 
 async def erase_quarantine(tx: Tx, shop: str, needles: Sequence[str], *, whole_shop: bool) -> None:

@@ -4,6 +4,7 @@ Two buses implement it: `kafka` (production) and `postgres` (one machine, no bro
 this package knows which one is used; both pass the same conformance tests.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from shared.settings import Settings
 from shared.store import Database, Tx
 
 VALUE_BYTES_MAX = 256 * 1024
+_BARE_SERVERS = re.compile(r"[A-Za-z0-9.-]+:\d+(,[A-Za-z0-9.-]+:\d+)*")
 HEADER_BYTES_MAX = 32 * 1024  # names and values together, with the key
 
 
@@ -85,10 +87,13 @@ def refusal(record: Record) -> str | None:
 def open_bus(settings: Settings, db: Database, *, topics: Sequence[str] = TOPICS) -> Bus:
     """Return the bus that BUS_URL names: `kafka://host:port,host:port`, or `postgres:` for `db` itself.
 
-    Nothing is connected yet. Raises AfterglowError for any other address.
+    Servers without a scheme are Kafka's, as its own tools write them. Nothing is connected yet. Raises
+    AfterglowError for any other address.
     """
     scheme, _, servers = settings.bus_url.partition(":")
     servers = servers.strip("/")
+    if _BARE_SERVERS.fullmatch(settings.bus_url):
+        scheme, servers = "kafka", settings.bus_url
     if scheme in {"postgres", "postgresql"}:
         # Each bus loads its client library only when it is used.
         from shared.bus.postgres import PostgresBus  # noqa: PLC0415

@@ -15,6 +15,7 @@ import idna
 
 from notifier.adapters.smtp_endpoint import Endpoint, Timeouts, connect
 from notifier.replies import Fate, Outcome, Phase, Reply, ReplyParser, RouteFault, outcome_of
+from shared.failpoints import failpoint
 
 __all__ = ["Connection", "Endpoint", "Outcome", "RouteFault", "Timeouts"]
 
@@ -55,12 +56,19 @@ class _Dialogue(asyncio.Protocol):
     def broken(self) -> bool:
         return self.fault is not None or self._transport.is_closing()
 
-    async def ask(self, data: bytes, count: int, seconds: float) -> list[Reply]:
-        """Write `data` and return its `count` replies; fewer when the connection broke or closes."""
+    async def ask(
+        self, data: bytes, count: int, seconds: float, *, point: str | None = None
+    ) -> list[Reply]:
+        """Write `data` and return its `count` replies; fewer when the connection broke or closes.
+
+        `point` names the failpoint between the two.
+        """
         got: list[Reply] = []
         self._got = got
         self._wanted = count
         self._transport.write(data)
+        if point is not None:
+            await failpoint(point)
         self._start(seconds)
         while self._wanted and self.fault is None:
             await self._wait()
@@ -299,7 +307,7 @@ class Connection:
         if dialogue.broken:
             return self._broken_before_dot()
         self._phase = "dot"
-        replies = await dialogue.ask(b".\r\n", 1, timeouts.dot_seconds)
+        replies = await dialogue.ask(b".\r\n", 1, timeouts.dot_seconds, point="di.after_dot")
         return self._final(replies, recipient)
 
     async def _offer(self, envelope: list[tuple[Step, bytes]]) -> Outcome | None:
