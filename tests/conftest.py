@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import asyncpg
 import pytest
 
 from afterglow.postgres import Postgres
+from shared import migrations
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +33,51 @@ async def database_url(postgres_server: Postgres) -> AsyncIterator[str]:
     await admin.close()
 
 
-def _docker_runs() -> bool:
+@pytest.fixture(scope="session")
+def templates() -> dict[str, str]:
+    """Names of the databases that hold a service's migrated, empty schema: made once a session."""
+    return {}
+
+
+Migrated = Callable[[str], Awaitable[str]]
+
+
+@pytest.fixture
+async def migrated(postgres_server: Postgres, templates: dict[str, str]) -> AsyncIterator[Migrated]:
+    """Make a fresh database with the schema of the named service at its newest revision."""
+    server = postgres_server.url.rsplit("/", 1)[0]
+    admin = await asyncpg.connect(postgres_server.url)
+    made = []
+
+    async def make(package: str) -> str:
+        if package not in templates:
+            name = f"template_{package}_{uuid4().hex[:8]}"
+            await admin.execute(f"create database {name}")
+            await migrations.ensure(f"{server}/{name}", package)
+            templates[package] = name
+        made.append(name := f"t{uuid4().hex}")
+        await admin.execute(f"create database {name} template {templates[package]}")
+        return f"{server}/{name}"
+
+    yield make
+    for name in made:
+        await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+KAFKA_IMAGE = "confluentinc/cp-kafka:7.6.0"
+
+
+def _docker(*arguments: str, timeout: float = 20) -> str | None:
+    """What `docker …` printed, None when it failed, took too long or is not there."""
     if shutil.which("docker") is None:
-        return False
-    probe = subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=20)
-    return probe.returncode == 0
+        return None
+    command = ["docker", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    return None if done.returncode else done.stdout.strip()
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +86,18 @@ def kafka_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield servers
         return
-    if not _docker_runs():
+    engine = _docker("info", "--format", "{{.Name}}")
+    if engine is None:
         pytest.skip("no broker: KAFKA_BOOTSTRAP_SERVERS is not set and Docker does not run")
+    image = ("image", "inspect", KAFKA_IMAGE)
+    if _docker(*image) is None and _docker("pull", "--quiet", KAFKA_IMAGE, timeout=90) is None:
+        pytest.skip(f"no broker: {KAFKA_IMAGE} is neither here nor to be had")
+    if engine == socket.gethostname():
+        # Ports are published here, even where this machine looks like a container to testcontainers.
+        os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
     from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415 - only with Docker
 
-    with KafkaContainer("confluentinc/cp-kafka:7.6.0").with_kraft() as broker:
+    with KafkaContainer(KAFKA_IMAGE).with_kraft() as broker:
         yield broker.get_bootstrap_server()
 
 

@@ -19,7 +19,6 @@ import orjson
 import uvloop
 from aiokafka import AIOKafkaConsumer
 from jinja2 import Environment, FileSystemLoader
-
 from tests.bench.load import say
 
 
@@ -95,7 +94,9 @@ async def pipelined(plan: dict[str, Any]) -> None:
         writer.write(b"EHLO bench.test\r\n")
         while not (await reader.readline()).startswith(b"250 "):
             pass
-        envelope = b"MAIL FROM:<a@example.com> BODY=8BITMIME\r\nRCPT TO:<c0@example.com>\r\nDATA\r\n"
+        envelope = (
+            b"MAIL FROM:<a@example.com> BODY=8BITMIME\r\nRCPT TO:<c0@example.com>\r\nDATA\r\n"
+        )
         writer.write(envelope)
         while left > 0:
             left -= 1

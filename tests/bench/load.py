@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import orjson
 import uvloop
-
 from tests.bench import orders
 
 

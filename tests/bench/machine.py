@@ -87,8 +87,8 @@ class Child:
     def hear(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
+        if not line.endswith(b"\n"):
+            raise RuntimeError(f"{self.process.args!r} ended with {self.process.wait()}")
         said: dict[str, Any] = orjson.loads(line)
         return said
 

@@ -6,30 +6,34 @@ which a message is missing, double or wrong raises WrongOutcome: its numbers mea
 """
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaProducer
+from tests.bench import orders
+from tests.bench.machine import Child, cpu_seconds, rss_mb, until
+from tests.bench.stack import Bench, Stack, commit_seconds, faults, stack
 
-from afterglow import story
+import afterglow
 from notifier.handlers import Notifier
 from shared import migrations
 from shared.clock import now
 from shared.events import Event, OrderPlaced, event_id
 from shared.shops import load
 from shared.store import Database
-from tests.bench import orders
-from tests.bench.machine import Child, cpu_seconds, rss_mb, until
-from tests.bench.stack import Bench, Stack, commit_seconds, faults, stack
 
 CONNECTIONS = 32
 WAIT_SECONDS = 120
 LATENCY_RATE = 100.0
 PREFILL_BATCH = 500
+
+SHOPIFY_ORDER = Path(afterglow.__file__).parent / "demo_files" / "shopify_order.json"
 
 Numbers = dict[str, float]
 
@@ -96,7 +100,7 @@ def _generate(
         "rate": rate,
         "api_key": on.bench.shop.api_key,
         "secret": on.bench.shop.webhook_secrets["shopify"],
-        "template": story._template("shopify_order.json"),
+        "template": orjson.loads(SHOPIFY_ORDER.read_bytes()),
     }
     with Child("tests.bench.load") as child:
         child.tell(orjson.dumps(plan))
@@ -141,7 +145,6 @@ async def _fill_journal(bench: Bench, url: str, numbers: Sequence[int]) -> None:
             events = [_placed(n) for n in numbers[start : start + PREFILL_BATCH]]
             async with db.transaction() as tx:
                 await handler.receive(tx, events)
-        await db.execute("analyze")
     finally:
         await db.close()
 
@@ -281,7 +284,7 @@ def _memory(on: Stack) -> Numbers:
 def _percentile(values: Sequence[float], percent: float) -> float:
     """Return the smallest value that at least `percent` of all are not above."""
     ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100).__floor__() - 1)]
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def _check(dump: Mapping[str, Any], numbers: Sequence[int]) -> None:

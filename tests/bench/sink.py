@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import orjson
 import uvloop
-
 from tests.bench.orders import number_of
 
 KEEP_EACH = 97  # of so many messages one is kept whole, for its content to be checked
@@ -26,7 +25,7 @@ _EHLO = b"250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250
 
 
 class Memory:
-    def __init__(self, counter: mmap.mmap) -> None:
+    def __init__(self, counter: mmap.mmap | bytearray) -> None:
         self.counter = counter
         self.reset()
 

@@ -13,19 +13,22 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import orjson
+from tests.bench import orders
+from tests.bench.machine import ROOT, Child, cpu_seconds, end, listener, until
 
 from afterglow.demo_shop import DemoShop, kept_secret, make_demo_shop
 from afterglow.postgres import Postgres, free_port
+from notifier.adapters.mime import Mail, build
 from notifier.adapters.render import Renderer
 from shared.shops import load
-from tests.bench import orders
-from tests.bench.machine import ROOT, Child, cpu_seconds, end, listener, until
 
 READY_SECONDS = 60
 COMMITS = 150
@@ -109,8 +112,6 @@ def _templates(folder: Path, shop: DemoShop) -> bytes:
 
     They are our rendered mail with the order's values put back as Jinja expressions.
     """
-    from notifier.adapters.mime import Mail, build  # noqa: PLC0415 - stands on render
-
     shops = load(shop.shops_file, shop.products_file, {})
     found = shops.get(orders.SHOP)
     assert found is not None
@@ -122,7 +123,10 @@ def _templates(folder: Path, shop: DemoShop) -> bytes:
         orders.number(0): "{{ order.number }}",
         orders.name(0): "{{ order.customer.name }}",
         orders.money(orders.total(0)): "{{ total }}",
-        **{title: f"{{{{ order['items'][{i}].name }}}}" for i, (_, title, *_) in enumerate(orders.ITEMS)},
+        **{
+            title: f"{{{{ order['items'][{i}].name }}}}"
+            for i, (_, title, *_) in enumerate(orders.ITEMS)
+        },
     }
     pattern = re.compile("|".join(map(re.escape, sorted(places, key=len, reverse=True))))
     (folder / "templates").mkdir()
@@ -136,15 +140,9 @@ def _templates(folder: Path, shop: DemoShop) -> bytes:
         reply_to=found.reply_to,
         content=content,
         message_id="<bench@afterglow.invalid>",
-        date=order_time(order),
+        date=datetime.fromisoformat(order["placed_at"]),
     )
     return build(mail, eight_bit=True)
-
-
-def order_time(order: Mapping[str, Any]) -> Any:
-    from datetime import datetime  # noqa: PLC0415 - a name too common for this module
-
-    return datetime.fromisoformat(order["placed_at"])
 
 
 @dataclass
@@ -173,15 +171,16 @@ class Stack:
                     cwd=ROOT,
                 )
         for name in names:
-            until(lambda n=name: self._ready(n, internal[n]), READY_SECONDS, f"{name} is ready", 0.1)
+            ready = partial(self._ready, name, internal[name])
+            until(ready, READY_SECONDS, f"{name} is ready", 0.1)
 
     def _ready(self, name: str, port: int) -> bool:
         if self.processes[name].poll() is not None:
             log = (self.bench.folder / f"{name}.log").read_text()
             raise RuntimeError(f"{name} ended at once: {log[-2000:]}")
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
+        url = f"http://127.0.0.1:{port}/readyz"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
         return False
 
     def cpu(self) -> dict[str, float]:
@@ -200,11 +199,11 @@ class Stack:
         conn = await asyncpg.connect(self.database_url)
         try:
             for schema in ("order_events", "notifier"):
-                table = f"{schema}.outbox"
+                table = f"{schema}.outbox_unpublished"
                 if not await conn.fetchval("select to_regclass($1)", table):
                     continue
                 if await conn.fetchval(
-                    f"select exists (select from {table} where published_at is null)"
+                    f"select exists (select from {table})"
                 ):
                     return False
             return True

@@ -2,10 +2,11 @@
 
 A batch that fails for a reason that passes (database away) is handed out again. One that fails for
 good is taken apart: record by record, and the one at fault becomes a dead event, so that its partition
-moves on. When the process has died three times at the same first batch, its records are run alone; the
-one that kills the process even then is recognised at the next start and not run again.
+moves on. At the third start at the same first batch its records are run alone; the one with which the
+process dies twice even then is not run again.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
@@ -21,9 +22,11 @@ from shared.store import Database, Tx, is_transient, load_headers
 
 BATCH_MAX = 500
 POLL_SECONDS = 0.5
+LINGER_FROM, LINGER_SECONDS = 4, 0.015  # busy means: a batch of so many
 BACKOFF_SECONDS_MAX = 5.0
 STARTS_MAX = 3  # so often may one record be the first of a batch that never finished
-ALONE = 1000  # what a start counts when the record is run alone
+ALONE_MAX = 2  # so often may the process die while the record is run alone
+ALONE = 1000  # what such a start counts, so that it is told from the others
 log = structlog.get_logger(__name__)
 
 Handle = Callable[[Tx, Sequence[Event]], Awaitable[None]]
@@ -96,6 +99,8 @@ class Consumer:
             try:
                 await self._work(subscription, records)
                 backoff = 0.1
+                if LINGER_FROM <= len(records) < BATCH_MAX:  # fuller batches, fewer transactions
+                    await asyncio.sleep(LINGER_SECONDS)
             except Exception as error:
                 if not (is_transient(error) or isinstance(error, Retry)):
                     raise
@@ -193,12 +198,12 @@ class Consumer:
             self._guarded.add(place)
 
     async def _died_alone(self, record: Record) -> bool:
-        """Note that this record is run alone now; tell whether an earlier process died of that."""
+        """Note that this record is run alone now; tell whether processes died of that before."""
         if record == self._alone:  # this process tried it a moment ago, and lives
             return False
         starts = await self._mark_start(record, ALONE)
         self._alone = record
-        return starts >= 2 * ALONE
+        return starts // ALONE > ALONE_MAX
 
     async def _forget_start(self, record: Record) -> None:
         await self._db.execute(

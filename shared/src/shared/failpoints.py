@@ -73,6 +73,7 @@ async def failpoint(name: str) -> None:
 
 async def _act(name: str, point: _Armed) -> None:
     point.passes += 1
+    await asyncio.sleep(0.001)  # what was written to a socket before this place leaves first
     if point.nth and point.passes != point.nth:
         return
     if random.random() > point.probability:  # noqa: S311 - a test's dice

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 from shared.life import Life
 from shared.store import is_transient
 
+LINGER_FROM, LINGER_SECONDS = 4, 0.003  # busy means: a group of so many
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -32,6 +34,7 @@ class GroupCommit(Generic[T, R]):
         self._size_max = size_max
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._arrived = asyncio.Event()
+        self._last_size = 0
 
     async def submit(self, item: T) -> R:
         """Return the result for this item once its transaction is durable."""
@@ -51,7 +54,10 @@ class GroupCommit(Generic[T, R]):
                 self._arrived.clear()
                 await life.wait(self._arrived, 0.5)
                 continue
+            if self._last_size >= LINGER_FROM:  # in this moment more come to share the commit
+                await asyncio.sleep(LINGER_SECONDS)
             batch = self._waiting[: self._size_max]
+            self._last_size = len(batch)
             del self._waiting[: self._size_max]
             await self._serve(batch)
 

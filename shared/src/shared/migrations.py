@@ -23,11 +23,13 @@ create table outbox (
   key text not null,
   headers jsonb not null,
   value bytea,
-  created_at timestamptz not null default now(),
-  published_at timestamptz
-) with (autovacuum_vacuum_scale_factor = 0.02);
-create index outbox_unpublished on outbox (seq) where published_at is null;
+  created_at timestamptz not null default now()
+);
 create index outbox_key on outbox (key);
+create index outbox_created on outbox using brin (created_at);
+create table outbox_unpublished (
+  seq bigint primary key
+) with (autovacuum_vacuum_scale_factor = 0.02);
 create table inbox (
   consumer text not null,
   event_id uuid not null,

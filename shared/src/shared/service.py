@@ -32,7 +32,15 @@ from starlette.routing import Route
 from shared import failpoints, migrations, store
 from shared.bus import Bus, open_bus
 from shared.consumer import Consumer
-from shared.errors import AfterglowError, BusUnavailable, GiveUp, Refused, Retry
+from shared.errors import (
+    AfterglowError,
+    BusUnavailable,
+    GiveUp,
+    Malformed,
+    Refused,
+    Retry,
+    UnknownType,
+)
 from shared.group_commit import GroupCommit
 from shared.life import Life
 from shared.observability import (
@@ -166,7 +174,8 @@ def http_app(service: str, routes: Sequence[Route]) -> Any:
     return SecurityHeaders(BodyLimit(app))
 
 
-def _internal_routes(service: Service) -> list[Route]:
+def internal_routes(service: Service) -> list[Route]:
+    """Return the routes of the internal port: open ones, and those that need an operator's key."""
     operators = OperatorKeys([k.get_secret_value() for k in service.settings.operator_keys])
 
     def guarded(route: Route) -> Route:
@@ -239,9 +248,7 @@ def _dead_routes(service: Service) -> list[Route]:
             raise Refused(409, "no_consumer", "this service reads no topic")
         try:
             done = await service.consumer.replay(_number(request))
-        except Retry:
-            raise
-        except AfterglowError as error:
+        except (GiveUp, Malformed, UnknownType) as error:
             raise Refused(409, "still_dead", str(error)) from None
         if not done:
             raise Refused(404, "not_found", "no open dead event of the consumer has this number")
@@ -412,7 +419,7 @@ async def _work(service: Service, life: Life) -> None:
         return
     settings = service.settings
     public = http_app(service.name, service.public)
-    internal = http_app(service.name, _internal_routes(service))
+    internal = http_app(service.name, internal_routes(service))
     async with asyncio.TaskGroup() as work:
         work.create_task(_start_bus(service, life))
         work.create_task(_measure(service, life))

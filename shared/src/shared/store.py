@@ -55,17 +55,14 @@ class Tx:
         """Put events into the outbox; the relay hands them to the bus after the commit."""
         if not events:
             return
-        rows = [(e.id, e.to_record()) for e in events]
         await self.conn.execute(
-            """insert into outbox (event_id, topic, key, headers, value)
-               select e.* from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::bytea[])
-                 as e(event_id, topic, key, headers, value)
-               on conflict (event_id) do nothing""",
-            [i for i, _ in rows],
-            [r.topic for _, r in rows],
-            [r.key for _, r in rows],
-            [dump_headers(r.headers) for _, r in rows],
-            [r.value for _, r in rows],
+            """with made as (
+                 insert into outbox (event_id, topic, key, headers, value)
+                 select e.* from unnest($1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::bytea[])
+                   as e(event_id, topic, key, headers, value)
+                 on conflict (event_id) do nothing returning seq)
+               insert into outbox_unpublished select seq from made""",
+            *outbox_columns(events),
         )
 
     async def first_time(self, consumer: str, ids: Sequence[UUID]) -> set[UUID]:
@@ -97,6 +94,18 @@ class Tx:
                 error_class,
                 reason[:500],
             )
+
+
+def outbox_columns(events: Sequence[Event]) -> tuple[list[Any], ...]:
+    """Return event_id, topic, key, headers and value of each event, as columns for `unnest`."""
+    records = [e.to_record() for e in events]
+    return (
+        [e.id for e in events],
+        [r.topic for r in records],
+        [r.key for r in records],
+        [dump_headers(r.headers) for r in records],
+        [r.value for r in records],
+    )
 
 
 def dump_headers(headers: Iterable[tuple[str, bytes]]) -> str:
@@ -147,6 +156,10 @@ class Database:
                 "idle_in_transaction_session_timeout": "60s",
                 "timezone": "UTC",
                 "jit": "off",
+                # Every statement here is a short one on indexed keys. Planned once, by index, it stays
+                # that: tables that were empty a moment ago make the planner guess wrong.
+                "plan_cache_mode": "force_generic_plan",
+                "enable_seqscan": "off",
             },
         )
 
@@ -248,6 +261,8 @@ async def clean_up(db: Database) -> None:
     )
     await in_steps(
         db,
-        f"""delete from outbox where seq = any(array(select seq from outbox
-              where published_at < now() - interval '{OUTBOX_DAYS} days' limit 5000))""",
+        f"""delete from outbox where seq = any(array(select seq from outbox o
+              where created_at < now() - interval '{OUTBOX_DAYS} days'
+                and not exists (select from outbox_unpublished u where u.seq = o.seq)
+              limit 5000))""",
     )

@@ -1,19 +1,117 @@
-"""Fakes for tests. Each passes the same tests as the real part it stands for."""
+"""What tests are made of: samples, a service run inside the test, and fakes.
+
+Each fake passes the same tests as the real part it stands for.
+"""
 
 import asyncio
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from shared.bus import refusal
 from shared.bus.postgres_reader import fair_share
+from shared.clock import now
 from shared.errors import BusUnavailable
-from shared.events import TOPICS, Record
+from shared.events import TOPICS, Event, EventData, OrderPlaced, Record, rfc3339
+from shared.life import Life
+from shared.service import Service, http_app, internal_routes
 from shared.store import Tx
 
 Place = tuple[str, int]
+
+ADDRESS = "ana.novak@example.com"
+
+
+# ---------------------------------------------------------------- samples
+
+
+def placed_body(order_id: str = "1001", **changes: Any) -> dict[str, Any]:
+    """Return the body of an order placed a minute ago, as a shop would send it."""
+    return {
+        "order_id": order_id,
+        "number": f"#{order_id}",
+        "placed_at": rfc3339(now() - timedelta(minutes=1)),
+        "customer": {"id": "1", "name": "Ana Novak", "email": ADDRESS, "locale": "en"},
+        "ship_to": {"name": "Ana Novak", "lines": ["Slovenska cesta 1"], "country": "SI"},
+        "items": [
+            {"line_id": "1", "sku": "TEA-5", "name": "Sencha", "quantity": "2", "unit_price": 1250}
+        ],
+        "totals": {"currency": "EUR", "items": 2500, "shipping": 490, "total": 2990},
+        "shipping_method": "standard",
+    } | changes
+
+
+def placed(order_id: str = "1001", **changes: Any) -> OrderPlaced:
+    """Return the same body as an event's data."""
+    return OrderPlaced.model_validate(placed_body(order_id, **changes))
+
+
+def event(
+    data: EventData, *, at: datetime | None = None, shop: str = "demo", said: UUID | None = None
+) -> Event:
+    """Put a body into an envelope of its own."""
+    time = at or data.happened_at or now()
+    return Event.of(
+        data, id=said or uuid4(), shop=shop, source="/shops/demo/api", time=time, recorded_at=now()
+    )
+
+
+# ---------------------------------------------------------------- a service inside the test
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service at work in this process: its two ports as ASGI apps, and its life."""
+
+    service: Service
+    life: Life
+    public: Any
+    internal: Any
+
+
+@asynccontextmanager
+async def running(service: Service, *, bus: bool = True) -> AsyncIterator[Running]:
+    """Run a service whose schema is there already; it is drained when the block ends.
+
+    `bus=False` leaves out relay and consumer, so that a test can look at the outbox.
+    """
+    life = Life()
+    await service.db.open()
+    try:
+        async with asyncio.TaskGroup() as keepers:
+            for gate in service.gates:
+                keepers.create_task(gate.run(life))
+            try:
+                async with asyncio.TaskGroup() as work:
+                    if bus:
+                        await service.bus.start()
+                        work.create_task(service.relay.run(life))
+                        if service.consumer is not None:
+                            work.create_task(service.consumer.run(life))
+                    for loop in service.loops:
+                        work.create_task(loop(life))
+                    try:
+                        yield Running(
+                            service,
+                            life,
+                            http_app(service.name, service.public),
+                            http_app(service.name, internal_routes(service)),
+                        )
+                    finally:
+                        life.stopping.set()
+            finally:
+                life.closing.set()
+    finally:
+        await service.bus.stop()
+        await service.db.close()
+
+
+# ---------------------------------------------------------------- the bus
 
 
 @dataclass

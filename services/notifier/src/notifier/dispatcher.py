@@ -33,6 +33,7 @@ from shared.store import Database, is_transient
 
 POLL_SECONDS: Final = 0.5
 SWEEP_SECONDS: Final = 1.0
+EXPIRE_EVERY: Final = 30  # sweeps: looking for what expired reads the whole backlog
 IDLE_SECONDS_MAX: Final = 60.0
 NOOP_AFTER_SECONDS: Final = 15.0
 ROUTE_PAUSE_SECONDS: Final = (1.0, 60.0)  # a server that is away: first pause, longest pause
@@ -343,11 +344,12 @@ class Dispatcher:
             self._route.works(policy=verdict.reason == "policy")
             hashed = domain.address_hash(address) if verdict.suppress_address else None
             return Result(job, "failed", verdict.reason, reply, suppress_hash=hashed)
-        if verdict.retries is not None and job.attempt > verdict.retries:
+        if verdict.retries is not None and job.tries >= verdict.retries:
             return Result(job, "failed", verdict.reason, reply)
         wait = self._wait_before_retry(job, verdict)
         reason = None if verdict.action == "withdrawn" else verdict.reason
-        return Result(job, "pending", reason, reply, retry_seconds=wait)
+        charged = verdict.charged or reason == "sender_refused"
+        return Result(job, "pending", reason, reply, retry_seconds=wait, charged=charged)
 
     def _wait_before_retry(self, job: Job, verdict: Verdict) -> float:
         """Return how long this message waits; a fault of the route stops the route instead."""
@@ -364,7 +366,7 @@ class Dispatcher:
                 return 0.0
             case _:
                 # a refused sender among them: it is one shop's and must not stop the others
-                return backoff_seconds(job.attempt, self._rng)
+                return backoff_seconds(job.tries + 1, self._rng)
 
     # ---------------------------------------------------------------- recording
 
@@ -388,20 +390,26 @@ class Dispatcher:
     # ---------------------------------------------------------------- the sweeper
 
     async def _sweep(self, life: Life) -> None:
+        turns = 0
         while not life.stopping.is_set():
             await life.sleep(SWEEP_SECONDS)
             try:
-                await self.sweep_once()
+                await self.sweep_once(expiry=turns % EXPIRE_EVERY == 0)
             except Exception as error:
                 if not is_transient(error):
                     raise
                 log.warning("sweep_waits", reason=type(error).__name__)
+            turns += 1
 
-    async def sweep_once(self) -> None:
-        """Move on what dead dispatchers left behind and what outlived its use."""
-        kinds = sorted(self._settings.unknown_resend_kinds)
+    async def sweep_once(self, *, expiry: bool = True) -> None:
+        """Move on what dead dispatchers left behind, what may be resent and what outlived its use."""
+        settings = self._settings
+        kinds = sorted(settings.unknown_resend_kinds)
         async with self._db.transaction() as tx:
-            moved = await store.sweep(tx, kinds, self._settings.unknown_resend_after_seconds)
+            moved = await store.sweep_dead_owners(tx)
+            await store.resend_unknown(tx, kinds, settings.unknown_resend_after_seconds)
+            if expiry:
+                moved += await store.expire(tx)
             await tx.publish(
                 [
                     outcome_event(

@@ -69,9 +69,11 @@ class Notifier:
         for message in made:
             state_now = "expired" if message.key in expired else message.state
             MESSAGES.labels(message.kind, state_now).inc()
-        erased = [k for k, o in orders.items() if o.snapshot is None and not o.is_new]
-        if any(isinstance(e.data, CustomerErased) for e in told):
-            await store.erase_orders(tx, erased)
+        erased = {
+            (e.shop, str(e.data.order_id)) for e in told if isinstance(e.data, CustomerErased)
+        }
+        if erased:
+            await store.erase_orders(tx, sorted(erased))
 
     def _count_history(self, event: Event) -> None:
         shop = self._shops.get(event.shop)
@@ -106,6 +108,7 @@ def _learn(order: Order, event: Event) -> None:
     data = event.data
     partial = event.type == "order.cancelled.v1" and bool(getattr(data, "items", None))
     subject = getattr(data, "shipment_id", None) or getattr(data, "return_id", None)
+    moved = data.promise if isinstance(data, OrderDelayed) else None
     fact = facts.fact(
         event.type,
         event.time,
@@ -113,6 +116,7 @@ def _learn(order: Order, event: Event) -> None:
         day=getattr(data, "precision", "second") == "day",
         subject=str(subject) if subject else None,
         partial=partial or None,
+        promise=f"{moved.from_}/{moved.to}" if moved else None,
     )
     order.facts = facts.add(order.facts, [fact])
     erased = any(f.type == CustomerErased.type for f in order.facts)
@@ -123,8 +127,16 @@ def _learn(order: Order, event: Event) -> None:
         if order.revision is None or revision >= order.revision:
             order.snapshot = data.model_dump(mode="json")
             order.revision = revision
-    elif isinstance(data, OrderDelayed) and data.promise and order.snapshot:
-        order.snapshot = order.snapshot | {"promise": data.promise.model_dump(mode="json")}
+    _move_promise(order)
+
+
+def _move_promise(order: Order) -> None:
+    """Let the last delay since the order's last revision say when it comes, whichever came first."""
+    moved = [f for f in order.facts if f.get("promise")]
+    if moved and order.snapshot and order.revision and moved[-1].at > order.revision:
+        first, last = str(moved[-1].get("promise")).split("/")
+        promise = {"from": first, "to": last, "source": "shop"}
+        order.snapshot = order.snapshot | {"promise": promise}
 
 
 def _message(
@@ -150,9 +162,9 @@ def _message(
 
 
 def _ruled_out(order: Order, state: State) -> Iterable[tuple[Message, int]]:
-    """Yield the rows that have not left yet and must not leave any more."""
+    """Yield the rows that are not final and must not leave (again) any more."""
     for key, row in order.rows.items():
-        if row.state not in {"pending", "claimed", "held"}:
+        if row.state in domain.FINAL_STATES:
             continue
         reason = domain.guard(state, row.kind)
         if reason is not None:

@@ -5,8 +5,8 @@ a connection's next mark never commits before its last result, and a crash leave
 of unknown fate for each open connection.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from notifier import store
@@ -40,19 +40,30 @@ class Journal(GroupCommit[Mark | Result, bool]):
     async def _commit(self, operations: Sequence[Mark | Result]) -> list[bool | Exception]:
         results = [o for o in operations if isinstance(o, Result)]
         marks = [o.job for o in operations if isinstance(o, Mark)]
-        async with self._db.transaction() as tx:
-            changed = await store.record(tx, self._owner, results) if results else set()
-            told = [r for r in results if r.job.id in changed and r.state in _TOLD]
-            await tx.publish([_event(r) for r in told])
-            marked = await store.mark_dispatching(tx, self._owner, marks) if marks else set()
-        for result in told:
-            MESSAGES.labels(result.job.kind, result.state).inc()
+        events = [(r.job.id, r.state, _event(r)) for r in results if r.state in _TOLD]
+        if any(r.state == "pending" for r in results):
+            # one that was revoked meanwhile ends as suppressed, for a reason that only its row knows
+            async with self._db.transaction() as tx:
+                became = await store.commit(tx, self._owner, results, events, marks)
+                await tx.publish([_event(r) for r in _revoked(results, became)])
+        else:
+            became = await store.commit(self._db, self._owner, results, events, marks)
+        for result in results:
+            if (now_is := became.get(result.job.id)) is not None and now_is[0] in _TOLD:
+                MESSAGES.labels(result.job.kind, now_is[0]).inc()
         if results:
             await failpoint("di.after_record")
-        return [
-            (o.job.id in marked) if isinstance(o, Mark) else (o.job.id in changed)
-            for o in operations
-        ]
+        return [o.job.id in became for o in operations]
+
+
+def _revoked(
+    results: Sequence[Result], became: Mapping[int, tuple[str, str | None]]
+) -> list[Result]:
+    return [
+        replace(r, state="suppressed", reason=became[r.job.id][1])
+        for r in results
+        if r.state == "pending" and became.get(r.job.id, ("",))[0] == "suppressed"
+    ]
 
 
 def _event(result: Result) -> Event:

@@ -15,7 +15,7 @@ class Settings(settings.Settings):
     internal_port: int = Field(default=9004, ge=0, le=65535)
 
     smtp_url: SecretStr
-    smtp_connections: int = Field(default=8, ge=1, le=200)
+    smtp_connections: int = Field(default=16, ge=1, le=200)
     smtp_rate_per_second: float | None = Field(default=None, gt=0)
     smtp_messages_per_connection: int = Field(default=1000, ge=1, le=100_000)
     smtp_reply_seconds: float = Field(default=600, ge=1, le=3600)

@@ -2,15 +2,17 @@
 
 import hashlib
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any, Final
 
-from holidays import country_holidays, list_supported_countries
+from holidays import country_holidays
 
 from shared.events import (
     EventData,
+    OrderDelayed,
     OrderPlaced,
     OrderShipped,
     OrderUpdated,
@@ -254,6 +256,8 @@ def record(
             order.snapshot = _kept(data, revision)
         if data.type == OrderPlaced.type:
             order.told.setdefault("placed", fingerprint(data))
+    elif isinstance(data, OrderDelayed) and data.promise and order.snapshot:
+        order.snapshot = order.snapshot | {"promise": data.promise.model_dump(mode="json")}
     elif isinstance(data, OrderShipped):
         order.told[f"shipment:{data.shipment_id}"] = _as(OrderShipped, data).model_dump_json()
     return data, at
@@ -309,7 +313,7 @@ def _holidays(*countries: str | None) -> tuple[Container[date], ...]:
     known = []
     for code in sorted({c for c in countries if c}):
         name, _, region = code.partition("-")
-        if name in list_supported_countries():  # elsewhere every weekday is a working day
+        with suppress(RuntimeError):  # a country without a calendar: every weekday is a working day
             known.append(country_holidays(name, subdiv=region or None))
     return tuple(known)
 

@@ -256,7 +256,12 @@ class Orders:
             subject = _subject(data) or getattr(statement, "subject", "")
             # The time belongs to it: what changes from A to B, back, and to B again, is told each time.
             said = event_id(
-                shop.id, order.order_id, data.type, subject, domain.fingerprint(data), at.isoformat()
+                shop.id,
+                order.order_id,
+                data.type,
+                subject,
+                domain.fingerprint(data),
+                at.isoformat(),
             )
             self._tell(batch, order, _event(batch, shop, source, data, at, said))
 

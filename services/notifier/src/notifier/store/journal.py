@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from shared.store import Database, Tx
+from shared.events import Event
+from shared.store import Database, Tx, outbox_columns
 
 NOT_PAUSED = """not exists (select from pause p where p.scope = 'all'
     or (p.scope = 'shop' and p.name = m.shop) or (p.scope = 'kind' and p.name = m.kind)
@@ -61,15 +62,25 @@ async def make_messages(tx: Tx, messages: Sequence[Message]) -> set[str]:
 
 
 async def suppress(tx: Tx, ids: Sequence[int], reasons: Sequence[str]) -> list[int]:
-    """Take back messages that have not left; return those that were still ours to take back."""
+    """Take back messages that have not left; return those that were still ours to take back.
+
+    One that is at the dot, or of unknown fate, cannot be taken back; it is noted as revoked, and is not
+    offered again.
+    """
     rows = await tx.fetch(
-        """update message m set state = 'suppressed', reason = j.reason, owner = null, updated_at = now()
+        """update message m set revoked = j.reason,
+             state = case when left_us then m.state else 'suppressed' end,
+             reason = case when left_us then m.reason else j.reason end,
+             owner = case when left_us then m.owner end,
+             updated_at = case when left_us then m.updated_at else now() end
            from unnest($1::bigint[], $2::text[]) j(id, reason)
-           where m.id = j.id and m.state in ('pending', 'claimed', 'held') returning m.id""",
+           where m.id = j.id and m.revoked is null
+             and m.state in ('pending', 'claimed', 'held', 'dispatching', 'unknown')
+           returning m.id, m.state""".replace("left_us", "m.state in ('dispatching', 'unknown')"),
         ids,
         reasons,
     )
-    return [r["id"] for r in rows]
+    return [r["id"] for r in rows if r["state"] == "suppressed"]
 
 
 # ---------------------------------------------------------------- claim, mark, record
@@ -81,6 +92,7 @@ class Job:
 
     id: int
     attempt: int
+    tries: int  # attempts that count for the backoff
     key: str
     shop: str
     order_id: str
@@ -100,20 +112,23 @@ class Job:
 async def claim(db: Database, owner: UUID, limit: int, not_before: datetime | None) -> list[Job]:
     """Claim due messages, fairly over the shops, oldest first; never two of one order and channel.
 
-    Of an order only an earlier message that is due now, or on its way, holds a later one back.
-    `not_before` spares the scan over index entries of rows that left long ago.
+    Of an order only an earlier message that is due now, or on its way, holds a later one back. Without a
+    lease nothing is claimed: the sweeper finds what a dead dispatcher held by its lease. `not_before` spares the scan over index entries of rows that left long ago.
     """
     rows = await db.fetch(
         f"""with recursive shops as (
-              (select shop from message where state = 'pending' order by shop limit 1)
+              (select shop from message where queue = 'due' order by shop limit 1)
               union all
-              select (select n.shop from message n where n.state = 'pending' and n.shop > s.shop
+              select (select n.shop from message n where n.queue = 'due' and n.shop > s.shop
                       order by n.shop limit 1) from shops s where s.shop is not null),
             shares as (select shop, greatest(1, ceil($2::numeric / count(*) over ()))::int as share
-                       from shops where shop is not null),
+                       from shops where shop is not null
+                         and exists (select from dispatcher d
+                                     where d.owner = $1 and d.lease_until > clock_timestamp())),
             due as (select d.id from shares cross join lateral (
               select m.id from message m
-              where m.state = 'pending' and m.shop = shares.shop and m.due_at <= now()
+              where m.queue = 'due' and m.shop = shares.shop and m.state = 'pending'
+                and m.due_at <= now()
                 and m.due_at >= coalesce($3, '-infinity'::timestamptz)
                 and m.expires_at > now() and {NOT_PAUSED}
                 and not exists (select from message e
@@ -126,7 +141,7 @@ async def claim(db: Database, owner: UUID, limit: int, not_before: datetime | No
               update message m set state = 'claimed', owner = $1, attempt = m.attempt + 1,
                                    updated_at = now()
               from due where m.id = due.id returning m.*)
-            select c.id, c.attempt, c.key, c.shop, c.order_id, c.kind, c.subject, c.channel, c.role,
+            select c.id, c.attempt, c.tries, c.key, c.shop, c.order_id, c.kind, c.subject, c.channel, c.role,
                    c.round, c.fact_at, c.recorded_at, c.created_at, c.resends, o.snapshot::text,
                    s.cause as suppressed_by
             from claimed c join orders o using (shop, order_id)
@@ -141,27 +156,6 @@ async def claim(db: Database, owner: UUID, limit: int, not_before: datetime | No
     return [Job(*r.values()) for r in rows]
 
 
-async def mark_dispatching(tx: Tx, owner: UUID, jobs: Sequence[Job]) -> set[int]:
-    """Make it durable that the dot of these messages will be written now; return those that may.
-
-    Refused are messages taken back, paused or out of date, and everything of an owner whose lease ran
-    out: somebody else may have them by now.
-    """
-    rows = await tx.fetch(
-        f"""update message m set state = 'dispatching', updated_at = now()
-            from unnest($2::bigint[], $3::int[]) j(id, attempt)
-            where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'
-              and m.expires_at > clock_timestamp() and {NOT_PAUSED}
-              and exists (select from dispatcher d
-                          where d.owner = $1 and d.lease_until > clock_timestamp())
-            returning m.id""",
-        owner,
-        [j.id for j in jobs],
-        [j.attempt for j in jobs],
-    )
-    return {r["id"] for r in rows}
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of an attempt. `retry_seconds` delays the next one, by the database clock."""
@@ -172,22 +166,68 @@ class Result:
     reply: str | None = None
     retry_seconds: float = 0
     suppress_hash: str | None = None
+    charged: bool = False  # whether a retry counts for the backoff
 
 
-async def record(tx: Tx, owner: UUID, results: Sequence[Result]) -> set[int]:
-    """Write results; return the ids that changed.
+async def commit(
+    db: Tx | Database,
+    owner: UUID,
+    results: Sequence[Result],
+    events: Sequence[tuple[int, str, Event]],
+    marks: Sequence[Job],
+) -> dict[int, tuple[str, str | None]]:
+    """Write results, their events and marks in one statement; return new state and reason by row id.
 
-    That the server accepted a message is believed whoever holds the row by now; everything else only
-    from the attempt that still owns it.
+    A result: that the server accepted a message is believed whoever holds the row by now; everything
+    else only from the attempt that still owns it. One that was revoked at the dot does not become due
+    again. An event (of row id and state) goes to the outbox if its row came to that state.
+
+    A mark makes it durable that the dot of a message will be written now. Refused are messages taken
+    back, paused or out of date, and everything of an owner whose lease ran out: somebody else may have
+    them by now.
     """
-    rows = await tx.fetch(
-        """update message m set state = j.state, reason = j.reason, reply = coalesce(j.reply, m.reply),
-             due_at = now() + make_interval(secs => j.seconds), owner = null, updated_at = now()
-           from unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::float8[])
-             as j(id, attempt, state, reason, reply, seconds)
-           where m.id = j.id and case when j.state = 'sent' then m.state <> 'sent'
-             else m.attempt = j.attempt and m.owner = $1 and m.state in ('claimed', 'dispatching') end
-           returning m.id""",
+    bounced = [r for r in results if r.suppress_hash]
+    rows = await db.fetch(
+        f"""with changed as (
+              update message m set
+                state = case when j.state = 'pending' and m.revoked is not null
+                             then 'suppressed' else j.state end,
+                reason = case when j.state = 'pending' then coalesce(m.revoked, j.reason)
+                              else j.reason end,
+                reply = coalesce(j.reply, m.reply), tries = m.tries + j.charged::int,
+                due_at = case when j.state = 'pending'
+                              then now() + make_interval(secs => j.seconds) else m.due_at end,
+                owner = null, updated_at = now()
+              from unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::float8[],
+                          $8::bool[])
+                as j(id, attempt, state, reason, reply, seconds, charged)
+              where m.id = j.id and case when j.state = 'sent' then m.state <> 'sent'
+                else m.attempt = j.attempt and m.owner = $1
+                     and m.state in ('claimed', 'dispatching') end
+              returning m.id, m.state, m.reason),
+            told as (
+              insert into outbox (event_id, topic, key, headers, value)
+              select e.event_id, e.topic, e.key, e.headers, e.value
+              from unnest($9::bigint[], $10::text[], $11::uuid[], $12::text[], $13::text[],
+                          $14::jsonb[], $15::bytea[])
+                as e(id, state, event_id, topic, key, headers, value)
+              join changed using (id, state)
+              on conflict (event_id) do nothing returning seq),
+            queued as (insert into outbox_unpublished select seq from told),
+            bounced as (
+              insert into suppression (shop, channel, address_hash, cause)
+              select b.*, 'hard_bounce' from unnest($16::text[], $17::text[], $18::text[]) b
+              on conflict do nothing),
+            marked as (
+              update message m set state = 'dispatching', updated_at = now()
+              from unnest($19::bigint[], $20::int[]) j(id, attempt)
+              where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'
+                and m.expires_at > clock_timestamp() and {NOT_PAUSED}
+                and exists (select from dispatcher d
+                            where d.owner = $1 and d.lease_until > clock_timestamp())
+              returning m.id)
+            select id, state, reason from changed
+            union all select id, 'dispatching', null from marked""",
         owner,
         [r.job.id for r in results],
         [r.job.attempt for r in results],
@@ -195,18 +235,17 @@ async def record(tx: Tx, owner: UUID, results: Sequence[Result]) -> set[int]:
         [r.reason for r in results],
         [r.reply for r in results],
         [r.retry_seconds for r in results],
+        [r.charged for r in results],
+        [i for i, _, _ in events],
+        [state for _, state, _ in events],
+        *outbox_columns([e for _, _, e in events]),
+        [r.job.shop for r in bounced],
+        [r.job.channel for r in bounced],
+        [r.suppress_hash for r in bounced],
+        [j.id for j in marks],
+        [j.attempt for j in marks],
     )
-    bounced = [r for r in results if r.suppress_hash]
-    if bounced:
-        await tx.execute(
-            """insert into suppression (shop, channel, address_hash, cause)
-               select *, 'hard_bounce' from unnest($1::text[], $2::text[], $3::text[])
-               on conflict do nothing""",
-            [r.job.shop for r in bounced],
-            [r.job.channel for r in bounced],
-            [r.suppress_hash for r in bounced],
-        )
-    return {r["id"] for r in rows}
+    return {r["id"]: (r["state"], r["reason"]) for r in rows}
 
 
 # ---------------------------------------------------------------- leases and the sweeper
@@ -226,52 +265,73 @@ async def renew_lease(db: Database, owner: UUID, seconds: float) -> None:
 async def end_lease(db: Database, owner: UUID) -> None:
     """Give back what is claimed and not begun, and end the lease; what is at the dot stays for the sweeper."""
     await db.execute(
-        "update message set state = 'pending', owner = null where owner = $1 and state = 'claimed'",
+        """update message set state = 'pending', owner = null
+           where queue = 'due' and owner = $1 and state = 'claimed'""",
         owner,
     )
-    await db.execute("delete from dispatcher where owner = $1", owner)
+    await db.execute(
+        "update dispatcher set lease_until = clock_timestamp() where owner = $1", owner
+    )
 
 
-_SWEPT = "m.id, m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round, m.state, m.reason, m.attempt"
+_SWEPT = """m.id, m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round, m.state,
+            m.reason, m.attempt"""
 
 
-async def sweep(
-    tx: Tx, resend_kinds: Sequence[str], resend_after_seconds: float
-) -> list[Mapping[str, Any]]:
-    """Move on what nobody works on any more; return the rows that came to a state worth telling.
+async def sweep_dead_owners(tx: Tx) -> list[Mapping[str, Any]]:
+    """Take over from dispatchers whose lease ran out; return the rows whose fate nobody knows.
 
-    Claims of dead dispatchers become pending, dots of unknown fate `unknown`; what outlived its use
-    expires; an unknown message of a kind that may be resent becomes pending again, once.
+    Their claims become pending, their dots `unknown`. A dead dispatcher is forgotten when it holds
+    nothing any more.
     """
-    dead = """m.owner is not null and not exists (select from dispatcher d
-                where d.owner = m.owner and d.lease_until > clock_timestamp())"""
-    await tx.execute(
-        f"""update message m set state = 'pending', owner = null, updated_at = now()
-            where m.id = any(array(select m.id from message m where m.state = 'claimed' and {dead}
-                                   limit 1000 for update skip locked))"""
+    dead = await tx.fetch(
+        """select owner from dispatcher where lease_until < clock_timestamp()
+           order by owner limit 100 for update skip locked"""
     )
+    if not dead:
+        return []
+    owners = [r["owner"] for r in dead]
     moved = await tx.fetch(
-        f"""update message m set state = 'unknown', reason = 'no_reply', owner = null, updated_at = now()
-            where m.id = any(array(select m.id from message m where m.state = 'dispatching' and {dead}
-                                   limit 1000 for update skip locked))
-            returning {_SWEPT}"""
+        f"""update message m set owner = null, updated_at = now(),
+              state = case m.state when 'claimed' then 'pending' else 'unknown' end,
+              reason = case m.state when 'claimed' then m.reason else 'no_reply' end
+            where m.id = any(array(select m.id from message m
+                                   where m.queue = 'due' and m.owner = any($1::uuid[])
+                                   order by m.id limit 1000 for update))
+            returning {_SWEPT}""",
+        owners,
     )
-    moved += await tx.fetch(
+    await tx.execute(
+        """delete from dispatcher d where d.owner = any($1::uuid[])
+             and not exists (select from message m where m.queue = 'due' and m.owner = d.owner)""",
+        owners,
+    )
+    return [dict(r) for r in moved if r["state"] == "unknown"]
+
+
+async def expire(tx: Tx) -> list[Mapping[str, Any]]:
+    """Expire pending messages whose life is over; return them."""
+    rows = await tx.fetch(
         f"""update message m set state = 'expired', reason = coalesce(m.reason, 'too_late'),
               updated_at = now()
             where m.id = any(array(select m.id from message m
-                                   where m.state = 'pending' and m.expires_at <= now()
+                                   where m.queue = 'due' and m.state = 'pending'
+                                     and m.expires_at <= now()
                                    limit 1000 for update skip locked))
             returning {_SWEPT}"""
     )
+    return [dict(r) for r in rows]
+
+
+async def resend_unknown(tx: Tx, kinds: Sequence[str], after_seconds: float) -> None:
+    """Make unknown messages of these kinds pending again, once, when the time to find out is over."""
     await tx.execute(
         """update message m set state = 'pending', resends = 1, due_at = now(), updated_at = now()
            where m.id = any(array(select m.id from message m
-             where m.state = 'unknown' and m.resends = 0 and m.kind = any($1::text[])
+             where m.queue = 'unknown' and m.resends = 0 and m.revoked is null
+               and m.kind = any($1::text[])
                and m.updated_at < now() - make_interval(secs => $2)
              limit 1000 for update skip locked))""",
-        resend_kinds,
-        resend_after_seconds,
+        kinds,
+        after_seconds,
     )
-    await tx.execute("delete from dispatcher where lease_until < now() - interval '1 hour'")
-    return [dict(r) for r in moved]

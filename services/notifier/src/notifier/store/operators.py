@@ -4,14 +4,15 @@ from typing import Any
 
 from shared.store import Database
 
+OPEN_COUNT_MAX = 100_000  # a gauge is not worth reading a backlog of millions every few seconds
+
 
 async def open_counts(db: Database) -> list[tuple[str, str, int]]:
-    """Count the rows that are not final, by kind and state."""
+    """Count the rows that are not final, by kind and state; beyond OPEN_COUNT_MAX rows it stops counting."""
     rows = await db.fetch(
-        """select kind, state, count(*) from message where state = 'pending' group by 1, 2
-           union all select kind, state, count(*) from message
-             where state in ('claimed', 'dispatching') and owner is not null group by 1, 2
-           union all select kind, state, count(*) from message where state = 'unknown' group by 1, 2"""
+        f"""select kind, state, count(*) from (
+              select kind, state from message where queue is not null limit {OPEN_COUNT_MAX}) o
+            group by 1, 2"""
     )
     return [(r["kind"], r["state"], r["count"]) for r in rows]
 
@@ -37,17 +38,21 @@ async def find_messages(db: Database, shop: str, order_id: str) -> list[Any]:
 async def find_unknown(db: Database) -> list[Any]:
     """Return the messages whose fate the mail server never told."""
     return await db.fetch(
-        """select id, shop, order_id, kind, subject, channel, attempt as attempts, resends, updated_at
-           from message where state = 'unknown' order by id limit 500"""
+        """select id, shop, order_id, kind, subject, channel, attempt as attempts, resends, revoked,
+                  updated_at
+           from message where queue = 'unknown' order by id limit 500"""
     )
 
 
 async def settle_unknown(db: Database, number: int, *, resend: bool) -> bool:
-    """Do what an operator decides about an unknown message; False when it is not unknown."""
+    """Do what an operator decides about an unknown message; False when it is not unknown.
+
+    One that was revoked meanwhile cannot be sent again either.
+    """
     sql = (
         """update message set state = 'pending', due_at = now(), resends = resends + 1,
              expires_at = greatest(expires_at, now() + interval '1 hour'), updated_at = now()
-           where id = $1 and state = 'unknown'"""
+           where id = $1 and state = 'unknown' and revoked is null"""
         if resend
         else """update message set state = 'forgotten', reason = 'operator', updated_at = now()
                 where id = $1 and state = 'unknown'"""

@@ -30,21 +30,24 @@ create table message (
   round int not null,
   state text not null check (state in ('pending', 'claimed', 'dispatching', 'sent', 'failed',
     'unknown', 'held', 'suppressed', 'expired', 'forgotten')),
+  queue text generated always as (case
+    when state in ('pending', 'claimed', 'dispatching') then 'due'
+    when state in ('unknown', 'held') then state end) stored,
   reason text,
   fact_at timestamptz not null,
   recorded_at timestamptz not null,
   due_at timestamptz not null,
   expires_at timestamptz not null,
   attempt int not null default 0,
+  tries int not null default 0,
   resends int not null default 0,
   owner uuid,
   reply text,
+  revoked text,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
-create index message_due on message (shop, due_at, id) where state = 'pending';
-create index message_owned on message (state, owner) where state in ('claimed', 'dispatching');
-create index message_unknown on message (updated_at) where state = 'unknown';
+create index message_queue on message (queue, shop, due_at, id) where queue is not null;
 create index message_order on message (shop, order_id, id);
 create table dispatcher (
   owner uuid primary key,

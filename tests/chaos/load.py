@@ -1,0 +1,391 @@
+"""What shops do in a run: orders told in all the ways there are, in any order, and more than once.
+
+Every request is repeated, with the same ids, until it is answered; what was acknowledged is written
+down at once. Which order does what depends on the seed and its number only.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from shared.clock import now
+
+FILES = Path(__file__).parents[2] / "deploy/src/afterglow/demo_files"
+ANSWER_SECONDS = 15.0
+WORKERS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """The shop of a run and what it signs with. `base` makes its platform ids unlike any other run's."""
+
+    id: str
+    api_key: str
+    shopify_secret: str
+    woocommerce_secret: str
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One request. `orders` are those it is about, `owed` those it certainly places."""
+
+    way: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    orders: tuple[str, ...]
+    owed: tuple[str, ...] = ()
+
+
+@dataclass
+class Journey:
+    """What one customer's shop does: rounds one after the other, the posts of a round at once."""
+
+    orders: int
+    rounds: list[list[Post]]
+    pauses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """How often orders do what. Shares of 1."""
+
+    batch: float = 0.10  # of journeys, each with many orders
+    bare: float = 0.15
+    shopify: float = 0.2
+    woocommerce: float = 0.2
+    again: float = 0.25  # told more than once
+    cancelled: float = 0.2
+    cancel_first: float = 0.25  # of the cancelled: the cancellation is told before the order
+    cancel_pause: float = 0.6  # seconds at most between the two
+    updated: float = 0.1
+
+
+def address(order_id: str) -> str:
+    """Return whom the mail about an order is for."""
+    return f"c{order_id}@customer.example"
+
+
+class Tales:
+    """Makes journeys; the same seed and number always make the same one, but for the time."""
+
+    def __init__(self, shop: Shop, seed: int, taste: Taste) -> None:
+        self.shop = shop
+        self.seed = seed
+        self.taste = taste
+        self._order = json.loads((FILES / "order.json").read_bytes())
+        self._shopify = json.loads((FILES / "shopify_order.json").read_bytes())
+
+    def journey(self, number: int) -> Journey:
+        dice = random.Random(f"{self.seed}/{number}")
+        taste, roll = self.taste, dice.random()
+        for share, make in (
+            (taste.batch, self._batch),
+            (taste.bare, self._bare),
+            (taste.shopify, self._from_shopify),
+            (taste.woocommerce, self._from_woocommerce),
+        ):
+            if roll < share:
+                return make(number, dice)
+            roll -= share
+        return self._single(number, dice)
+
+    # ------------------------------------------------------------ API
+
+    def _data(self, order_id: str, at: datetime) -> dict[str, Any]:
+        data = json.loads(json.dumps(self._order))
+        data |= {"order_id": order_id, "number": f"#{order_id}", "placed_at": at.isoformat()}
+        data["customer"]["email"] = address(order_id)
+        return dict(data)
+
+    def _event(self, name: str, order_id: str, at: datetime, data: dict[str, Any], tag: str) -> Any:
+        return {
+            "specversion": "1.0",
+            "id": f"{order_id}-{name}-{tag}",
+            "type": name,
+            "source": f"/shops/{self.shop.id}/chaos",
+            "time": at.isoformat(),
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+
+    def _key(self, order_id: str) -> str:
+        return f"{self.shop.id}:{order_id}"
+
+    def _post(self, way: str, event: Any, *, owed: bool) -> Post:
+        headers = {"Content-Type": "application/cloudevents+json"} | self._bearer()
+        key = self._key(event["data"]["order_id"])
+        body = json.dumps(event).encode()
+        return Post(way, "/v1/events", headers, body, (key,), (key,) if owed else ())
+
+    def _bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.shop.api_key}"}
+
+    def _placed(self, order_id: str, at: datetime, tag: str = "1") -> Post:
+        event = self._event("order.placed.v1", order_id, at, self._data(order_id, at), tag)
+        return self._post("structured", event, owed=True)
+
+    def _cancelled(self, order_id: str, at: datetime) -> Post:
+        data = {"order_id": order_id, "reason": "customer"}
+        event = self._event("order.cancelled.v1", order_id, at, data, "1")
+        return self._post("cancelled", event, owed=False)
+
+    def _updated(self, order_id: str, at: datetime) -> Post:
+        data = self._data(order_id, at) | {"revision": (at + timedelta(seconds=1)).isoformat()}
+        event = self._event("order.updated.v1", order_id, at, data, "1")
+        return self._post("updated", event, owed=False)
+
+    def _bare_placed(self, order_id: str, at: datetime) -> Post:
+        body = json.dumps(self._data(order_id, at)).encode()
+        headers = {"Content-Type": "application/json", "CE-Time": at.isoformat()} | self._bearer()
+        key = self._key(order_id)
+        return Post("bare", "/v1/events/order.placed.v1", headers, body, (key,), (key,))
+
+    def _single(self, number: int, dice: random.Random) -> Journey:
+        order_id, at = f"a{number}", now()
+        return self._story(order_id, self._placed(order_id, at), at, dice)
+
+    def _bare(self, number: int, dice: random.Random) -> Journey:
+        order_id, at = f"b{number}", now()
+        return self._story(order_id, self._bare_placed(order_id, at), at, dice)
+
+    def _story(self, order_id: str, placed: Post, at: datetime, dice: random.Random) -> Journey:
+        """Tell an order by API: perhaps again in other ways, updated, cancelled before or after."""
+        rounds, pauses = [[placed]], [0.0]
+        if dice.random() < self.taste.again:
+            again = [placed, self._placed(order_id, at, "2"), self._bare_placed(order_id, at)]
+            if dice.random() < 0.5:
+                rounds[0] += again
+            else:
+                rounds.append(again)
+                pauses.append(dice.random())
+        if dice.random() < self.taste.updated:
+            rounds.append([self._updated(order_id, at)])
+            pauses.append(dice.random() * 0.3)
+        if dice.random() < self.taste.cancelled:
+            cancel = [self._cancelled(order_id, at + timedelta(milliseconds=5))]
+            first = dice.random() < self.taste.cancel_first
+            rounds.insert(0 if first else len(rounds), cancel)
+            pauses.append(dice.random() * self.taste.cancel_pause)
+        return Journey(1, rounds, pauses)
+
+    def _batch(self, number: int, dice: random.Random) -> Journey:
+        at, ids = now(), [f"m{number}-{n}" for n in range(dice.randint(2, 20))]
+        events = [self._event("order.placed.v1", i, at, self._data(i, at), "1") for i in ids]
+        cancelled = [i for i in ids if dice.random() < self.taste.cancelled]
+        events += [
+            self._event("order.cancelled.v1", i, at, {"order_id": i, "reason": None}, "1")
+            for i in cancelled
+        ]
+        dice.shuffle(events)
+        headers = {"Content-Type": "application/cloudevents-batch+json"} | self._bearer()
+        keys = tuple(self._key(i) for i in ids)
+        body = json.dumps(events).encode()
+        post = Post("batch", "/v1/events", headers, body, keys, keys)
+        rounds = [[post, post] if dice.random() < self.taste.again else [post]]
+        return Journey(len(ids), rounds, [0.0])
+
+    # ------------------------------------------------------------ platforms
+
+    def _signed(self, source: str, secret: str, body: bytes, headers: dict[str, str]) -> Any:
+        digest = hmac.new(secret.encode(), body, hashlib.sha256).digest()
+        name = "X-Shopify-Hmac-Sha256" if source == "shopify" else "X-WC-Webhook-Signature"
+        signed = {name: base64.b64encode(digest).decode(), "Content-Type": "application/json"}
+        return f"/webhooks/{self.shop.id}/{source}", headers | signed, body
+
+    def _from_shopify(self, number: int, dice: random.Random) -> Journey:
+        order_id, at = str(self.shop.base + number), now()
+        order = json.loads(json.dumps(self._shopify))
+        stamp, mail = at.isoformat(timespec="seconds"), address(order_id)
+        order |= {"id": int(order_id), "name": f"#S{number}", "email": mail, "contact_email": mail}
+        order |= {"admin_graphql_api_id": f"gid://shopify/Order/{order_id}"}
+        order |= dict.fromkeys(("created_at", "processed_at", "updated_at"), stamp)
+        order["customer"]["email"] = mail
+
+        def post(topic: str, body: dict[str, Any], *, owed: bool) -> Post:
+            headers = {"X-Shopify-Topic": topic, "X-Shopify-Event-Id": f"{order_id}-{topic}"}
+            secret = self.shop.shopify_secret
+            told = self._signed("shopify", secret, json.dumps(body).encode(), headers)
+            key = self._key(order_id)
+            return Post(f"shopify {topic}", *told, (key,), (key,) if owed else ())
+
+        placed = post("orders/create", order, owed=True)
+        later = (at + timedelta(seconds=1)).isoformat(timespec="seconds")
+        gone = {"cancelled_at": later, "cancel_reason": "customer", "updated_at": later}
+        cancelled = post("orders/cancelled", order | gone, owed=False)
+        changed = post("orders/updated", order | {"updated_at": later, "note": "x"}, owed=False)
+        return self._told(order_id, at, placed, [changed], cancelled, dice)
+
+    def _from_woocommerce(self, number: int, dice: random.Random) -> Journey:
+        order_id, at = str(self.shop.base + 500_000_000 + number), now()
+        stamp = at.replace(tzinfo=None).isoformat(timespec="seconds")
+        names = ("date_created_gmt", "date_paid_gmt", "date_modified_gmt")
+        person = {"first_name": "Maja", "last_name": "Kranjc", "email": address(order_id)}
+        person |= {
+            "address_1": "Prešernova 4",
+            "city": "Maribor",
+            "postcode": "2000",
+            "country": "SI",
+        }
+        line = {"id": 1, "name": "Sencha", "sku": "TEA-5", "quantity": 2, "subtotal": "25.00"}
+        order = {"id": int(order_id), "number": f"W{number}", "status": "processing"}
+        order |= {"currency": "EUR", "total": "29.90", "shipping_total": "4.90", "total_tax": "0"}
+        order |= {"billing": person, "shipping": person, "line_items": [line], "refunds": []}
+        order |= {"payment_method": "stripe", **dict.fromkeys(names, stamp)}
+
+        def post(topic: str, body: dict[str, Any], *, owed: bool) -> Post:
+            headers = {
+                "X-WC-Webhook-Topic": topic,
+                "X-WC-Webhook-Delivery-ID": f"{order_id}{topic}",
+            }
+            secret = self.shop.woocommerce_secret
+            told = self._signed("woocommerce", secret, json.dumps(body).encode(), headers)
+            key = self._key(order_id)
+            return Post(f"woocommerce {topic}", *told, (key,), (key,) if owed else ())
+
+        placed = post("order.created", order, owed=True)
+        gone = order | {"status": "cancelled"}
+        cancelled = post("order.updated", gone, owed=False)
+        changed = post("order.updated", order | {"status": "completed"}, owed=False)
+        return self._told(order_id, at, placed, [changed], cancelled, dice)
+
+    def _told(
+        self,
+        order_id: str,
+        at: datetime,
+        placed: Post,
+        changes: list[Post],
+        cancelled: Post,
+        dice: random.Random,
+    ) -> Journey:
+        """Tell an order by webhook: perhaps five times, by API as well, changed, cancelled after."""
+        rounds, pauses = [[placed]], [0.0]
+        if dice.random() < self.taste.again:
+            rounds.append([placed, placed, self._placed(order_id, at)])
+            pauses.append(dice.random() * 0.5)
+        if dice.random() < self.taste.updated:
+            rounds.append(changes)
+            pauses.append(dice.random() * 0.3)
+        if dice.random() < self.taste.cancelled:
+            rounds.append([cancelled])
+            pauses.append(dice.random() * self.taste.cancel_pause)
+        return Journey(1, rounds, pauses)
+
+
+class Load:
+    """Posts journeys to whichever server answers, and writes down what was acknowledged."""
+
+    def __init__(
+        self, tales: Tales, servers: Sequence[str], log: Path, *, orders: int, per_second: float
+    ) -> None:
+        self.tales = tales
+        self.servers = list(servers)
+        self.orders = orders
+        self.per_second = per_second
+        self.told = 0
+        self.counts: Counter[str] = Counter()
+        self.ended = False
+        self.hurry = asyncio.Event()  # no new journeys
+        self.over = asyncio.Event()  # no more repeating either
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._unsynced = False
+        self._number = 0
+        self._began = 0.0
+
+    async def run(self) -> None:
+        """Tell all orders, or those that fit in until `hurry`."""
+        self._began = time.monotonic()
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=2)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            sync = group.create_task(self._sync())
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(WORKERS):
+                    workers.create_task(self._work(session))
+            sync.cancel()
+        os.fsync(self._log)
+        os.close(self._log)
+        self.ended = True
+
+    async def _sync(self) -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            if self._unsynced:
+                self._unsynced = False
+                await asyncio.to_thread(os.fsync, self._log)
+
+    async def _work(self, session: aiohttp.ClientSession) -> None:
+        while not self.hurry.is_set() and self.told < self.orders:
+            early = self.told / self.per_second - (time.monotonic() - self._began)
+            if early > 0:
+                await asyncio.sleep(min(early, 0.2))
+                continue
+            self._number += 1
+            journey = self.tales.journey(self._number)
+            self.told += journey.orders
+            await self._live(session, journey)
+
+    async def _live(self, session: aiohttp.ClientSession, journey: Journey) -> None:
+        for number, posts in enumerate(journey.rounds):
+            if number < len(journey.pauses) and journey.pauses[number]:
+                await asyncio.sleep(journey.pauses[number])
+            async with asyncio.TaskGroup() as group:
+                for post in posts:
+                    group.create_task(self._send(session, post))
+
+    async def _send(self, session: aiohttp.ClientSession, post: Post) -> None:
+        server = random.randrange(len(self.servers))
+        while not self.over.is_set():
+            url = self.servers[server % len(self.servers)] + post.path
+            server += 1
+            try:
+                async with session.post(url, data=post.body, headers=post.headers) as answer:
+                    text = await answer.text()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self.counts[type(error).__name__] += 1
+                await asyncio.sleep(0.1)
+                continue
+            self.counts[str(answer.status)] += 1
+            if answer.status == 503:
+                await asyncio.sleep(0.2)
+                continue
+            self._note(post, answer.status, text)
+            if answer.status < 500:
+                return
+            await asyncio.sleep(0.2)
+        self.counts["given up"] += 1
+
+    def _note(self, post: Post, status: int, text: str) -> None:
+        line: dict[str, Any] = {
+            "at": time.time(), "way": post.way, "status": status, "orders": post.orders,
+        }  # fmt: skip
+        if status == 202:
+            line |= {"ids": json.loads(text).get("ids", []), "owed": post.owed}
+        else:
+            line["body"] = text[:300]
+        os.write(self._log, json.dumps(line).encode() + b"\n")
+        self._unsynced = True
+
+
+def read_log(path: Path, each: Callable[[dict[str, Any]], None]) -> None:
+    """Give every line of the API log to `each`."""
+    with path.open() as lines:
+        for line in lines:
+            each(json.loads(line))

@@ -1,0 +1,185 @@
+"""The test of the test: each of these defects, planted in a copy of the services, must turn it red.
+
+    python -m tests.chaos.plants [--plant NAME] [--seed S]
+
+A green run says something only because these are red. A patch that does not fit the source any more is
+an error. Each run is directed at its defect, so that a minute is enough. Exit 1 when a defect was not
+found, or was found by none of the promises that it breaks.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.__main__ import run, say
+from tests.chaos.load import Taste
+from tests.chaos.rig import ENDLESS, FAULTS, Patch, Plan
+
+CONSUMER = "shared/src/shared/consumer.py"
+RELAY = "shared/src/shared/relay.py"
+SMTP = "services/notifier/src/notifier/adapters/smtp.py"
+REPLIES = "services/notifier/src/notifier/replies.py"
+HANDLERS = "services/notifier/src/notifier/handlers.py"
+JOURNAL = "services/notifier/src/notifier/store/journal.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """A defect, the promises that it breaks, and the storm that shows it."""
+
+    patches: tuple[Patch, ...]
+    breaks: frozenset[str]
+    storm: Mapping[str, Any] = field(default_factory=dict)
+
+
+PLANTS: Mapping[str, Plant] = {
+    "mark written after the dot": Plant(
+        (
+            Patch(
+                SMTP,
+                """        if not dialogue.broken:
+            self._phase = "mark"
+            if not await mark():
+                dialogue.abort()
+                return Outcome("withdrawn", "mark", None, None, "the mark was refused")
+""",
+                "",
+            ),
+            Patch(
+                SMTP,
+                """        return self._final(replies, recipient)
+
+    async def _offer""",
+                """        await mark()
+        return self._final(replies, recipient)
+
+    async def _offer""",
+            ),
+        ),
+        frozenset({"sent twice"}),
+        {"points": ("di.after_dot",), "again": True, "dice": {"point": 0.8, "kill": 0.2}},
+    ),
+    "offset committed before the transaction": Plant(
+        (
+            Patch(
+                CONSUMER,
+                """        try:
+            await self._apply(records)
+        except Exception as error:
+            if is_transient(error) or isinstance(error, Retry):
+                raise
+            log.warning("batch_is_taken_apart\"""",
+                """        await subscription.commit(records)
+        try:
+            await self._apply(records)
+        except Exception as error:
+            if is_transient(error) or isinstance(error, Retry):
+                raise
+            log.warning("batch_is_taken_apart\"""",
+            ),
+        ),
+        frozenset({"neither sent nor listed", "not received"}),
+        {"points": ("co.before_commit",), "again": True, "dice": {"point": 0.8, "kill": 0.2}},
+    ),
+    "no lease fence": Plant(
+        (
+            Patch(
+                JOURNAL,
+                "where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'",
+                "where m.id = j.id and j.attempt > 0 and m.state not in ('suppressed', 'expired')",
+            ),
+            Patch(
+                JOURNAL,
+                "where d.owner = $1 and d.lease_until > clock_timestamp())\n            returning",
+                "where d.owner = $1)\n            returning",
+            ),
+        ),
+        frozenset({"sent twice"}),
+        {"dice": {"freeze": 0.8, "kill": 0.2}, "pause": (1.5, 3.0)},
+    ),
+    "guard only at creation": Plant(
+        (
+            Patch(
+                HANDLERS,
+                "            revoked += _ruled_out(order, state)\n",
+                "            revoked += ()\n",
+            ),
+        ),
+        frozenset({"sent after the cancellation"}),
+        {
+            "taste": Taste(batch=0, cancelled=0.8, cancel_first=0, cancel_pause=0.1),
+            "notifier_env": {"SMTP_RATE_PER_SECOND": "10"},
+        },
+    ),
+    "retry on a timeout after the dot": Plant(
+        (
+            Patch(
+                REPLIES,
+                'return Verdict("unknown", "no_reply_after_dot")',
+                'return Verdict("retry", "no_reply_after_dot", backoff="jitter")',
+            ),
+        ),
+        frozenset({"sent twice"}),
+        {"faults": "drop@accepted=0.03;" + FAULTS},
+    ),
+    "outbox read by cursor": Plant(
+        (
+            Patch(
+                RELAY,
+                "from outbox_unpublished join outbox using (seq) order by seq limit $1",
+                """from outbox where seq > (
+                     select coalesce(max(seq), 0) from outbox o where not exists (
+                       select from outbox_unpublished u where u.seq = o.seq))
+                   order by seq limit $1""",
+            ),
+        ),
+        frozenset({"not published"}),
+        {"orders_points": "oe.before_commit=sleep:0.3@p=0.3"},
+    ),
+}
+
+
+def _plan(plant: Plant, seed: int) -> Plan:
+    common: dict[str, Any] = {
+        "points": (),
+        "all_points": False,
+        "orders": ENDLESS,
+        "kills": 0,
+        "seconds": 22,
+        "storm_seconds_max": 25,
+        "drain_seconds": 15,
+        "per_second": 50,
+        "restarts": 0,
+        "pause": (0.8, 2.0),
+    }
+    chosen = common | dict(plant.storm)
+    return Plan(bus_url="postgres:", seed=seed, patches=plant.patches, **chosen)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.plants", description=__doc__)
+    parser.add_argument("--plant", choices=sorted(PLANTS), help="only this one")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="show what the checker found")
+    options = parser.parse_args()
+    missed = []
+    for name in [options.plant] if options.plant else PLANTS:
+        plant = PLANTS[name]
+        plan = _plan(plant, options.seed)
+        result = asyncio.run(run(plan, name, quiet=not options.verbose))
+        rules = Counter(v.rule for v in result.violations)
+        found = bool(plant.breaks & rules.keys())
+        told = ", ".join(f"{rule} {n}" for rule, n in rules.items()) or "nothing"
+        say(f"{'red, as it must be' if found else 'NOT FOUND'}: {name} ({told})")
+        if not found:
+            missed.append(name)
+    say(f"plants: {f'{len(missed)} NOT FOUND' if missed else 'each was found'}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

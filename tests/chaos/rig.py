@@ -1,0 +1,548 @@
+"""The machines of a run: Postgres, two of each service, the mail server; and what is done to them.
+
+All are real processes. They are killed and frozen by id, never by name, and none outlives the run,
+even when the run itself is killed.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+from tests.chaos.load import Load, Shop, Tales, Taste
+
+from afterglow.demo_shop import make_demo_shop
+from afterglow.guardian import Guardian
+from afterglow.postgres import Postgres, free_port
+from shared.failpoints import POINTS
+
+ROOT = Path(__file__).parents[2]
+ENDLESS = 10**9  # orders, when the time ends a run
+READY_SECONDS = 90.0
+ARMED_SECONDS = 12.0  # so long may a failpoint take to be reached before the process is dealt with
+FAULTS = (
+    "drop@accepted=0.002;slow@accepted:0.004=0.25;slow@accepted:0.012=0.25;slow@accepted:0.02=0.2;"
+    "drop@dot=0.002;refuse@dot:451 4.3.0 not now=0.004;drop@body=0.002;drop@data=0.002;"
+    "refuse@data:451 4.3.0 not now=0.003;refuse@rcpt:450 4.2.1 greylisted=0.003;"
+    "refuse@rcpt:550 5.1.1 nobody here=0.002;refuse@mail:421 4.3.2 closing=0.003;"
+    "refuse@mail:452 4.3.1 full=0.002;drop@idle=0.002;drop@greeting=0.01"
+)
+SECRET = "0123456789abcdef"
+MESSAGE_ID_DOMAIN = "chaos.test"
+
+AUDIT = """
+create schema chaos;
+create table chaos.change (
+  id bigint generated always as identity primary key, message bigint, old text, new text,
+  attempt int, at timestamptz not null default clock_timestamp());
+create table chaos.cancelled (
+  shop text, order_id text, at timestamptz not null default clock_timestamp(),
+  primary key (shop, order_id));
+create function chaos.note_change() returns trigger language plpgsql as $$ begin
+  insert into chaos.change (message, old, new, attempt)
+    values (new.id, case when tg_op = 'UPDATE' then old.state end, new.state, new.attempt);
+  return null; end $$;
+create function chaos.note_cancelled() returns trigger language plpgsql as $$ begin
+  insert into chaos.cancelled (shop, order_id) values (new.shop, new.order_id)
+    on conflict do nothing;
+  return null; end $$;
+create trigger chaos_made after insert on notifier.message for each row
+  execute function chaos.note_change();
+create trigger chaos_changed after update on notifier.message for each row
+  when (old.state is distinct from new.state or old.attempt is distinct from new.attempt)
+  execute function chaos.note_change();
+create trigger chaos_cancelled after insert or update of facts on notifier.orders for each row
+  when (new.facts @> '[["order.cancelled.v1"]]') execute function chaos.note_cancelled();
+"""
+"""The database's own log of every change: a later state cannot hide an earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A defect to plant: in this file of the source tree, `old` becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does. `seconds` is how long the storm lasts at least, `kills` how often it kills."""
+
+    bus_url: str
+    seed: int
+    orders: int
+    kills: int
+    seconds: float
+    storm_seconds_max: float
+    drain_seconds: float = 90.0
+    per_second: float = 150.0
+    pause: tuple[float, float] = (0.5, 1.6)
+    connections: int = 8
+    lease_seconds: float = 3.0
+    faults: str = FAULTS
+    taste: Taste = field(default_factory=Taste)
+    dice: Mapping[str, float] = field(
+        default_factory=lambda: {"kill": 0.5, "point": 0.35, "freeze": 0.1, "hang": 0.05}
+    )
+    points: tuple[str, ...] = tuple(sorted(POINTS))
+    restarts: int = 1  # of Postgres, without a shutdown
+    patches: tuple[Patch, ...] = ()
+    all_points: bool = True  # the run is red when no process died at one of `points`
+    again: bool = False  # die at the points over and over, not once at each
+    orders_points: str = ""  # FAILPOINTS of the first order service, all the time
+    notifier_env: Mapping[str, str] = field(default_factory=dict)
+    victims: Mapping[str, float] = field(default_factory=lambda: {"notifier": 0.6, "orders": 0.4})
+
+
+class Process:
+    """A program that is started again whenever it ends, until it is to stop."""
+
+    def __init__(
+        self, name: str, command: list[str], env: dict[str, str], log: Path, guardian: Guardian
+    ) -> None:
+        self.name = name
+        self.command = command
+        self.env = env
+        self.log = log
+        self.guardian = guardian
+        self.next_points = ""
+        self.armed = ""
+        self.armed_at = 0.0
+        self.kills = 0
+        self.frozen = False
+        self.fired: Counter[str] = Counter()
+        self.crashes: list[str] = []
+        self.process: asyncio.subprocess.Process | None = None
+        self._ours = False
+        self._ending = False
+
+    async def keep(self) -> None:
+        """Run it again and again."""
+        while not self._ending:
+            self.armed, self.next_points = self.next_points, ""
+            self.armed_at, self._ours = time.monotonic(), False
+            with self.log.open("ab") as log:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=ROOT,
+                    env=self.env | {"FAILPOINTS": self.armed or self.env.get("FAILPOINTS", "")},
+                    start_new_session=True,
+                )
+            self.guardian.watch(self.process.pid)
+            code = await self.process.wait()
+            self.guardian.forget(self.process.pid)
+            self.frozen = False
+            if not self._ours:
+                self._ended_by_itself(code)
+
+    def _ended_by_itself(self, code: int) -> None:
+        point = self.armed.partition("=")[0]
+        if code == -signal.SIGKILL and "=kill" in self.armed:
+            self.fired[point] += 1
+            self.kills += 1
+        else:
+            tail = self.log.read_text(errors="replace").splitlines()[-1:]
+            self.crashes.append(f"{self.name} ended with {code}: {' '.join(tail)[-1500:]}")
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    def kill(self, points: str = "") -> None:
+        """End it as a power cut would; it starts again with these failpoints."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        self.next_points, self._ours = points, True
+        self.kills += 1
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+
+    async def freeze(self, seconds: float) -> None:
+        """Stop it as a paused machine would, and let it go on."""
+        process = self.process
+        if process is None or process.returncode is not None or self.frozen:
+            return
+        self.frozen = True
+        process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+            self.frozen = False
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 10) -> None:
+        """End it for good: asked first, forced after that."""
+        self._ending = self._ours = True
+        if self.process is None or self.process.returncode is not None:
+            return
+        for sign in (number, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(sign)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), seconds)
+                return
+
+
+def copy_sources(target: Path, patches: tuple[Patch, ...]) -> Path:
+    """Copy what the services run from, so that nobody edits it meanwhile, and plant defects in it.
+
+    Raises ValueError when a patch does not fit exactly once.
+    """
+    for part in ("shared", "services/order-events", "services/notifier"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / part / "src", target / part / "src", ignore=ignored)
+    for patch in patches:
+        file = target / patch.file
+        text = file.read_text()
+        if text.count(patch.old) != 1:
+            raise ValueError(f"the patch does not fit {patch.file}: {patch.old!r}")
+        file.write_text(text.replace(patch.old, patch.new))
+    return target
+
+
+class Rig:
+    """Everything that runs, its counters, and the storm over it."""
+
+    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.say = say
+        self.dice = random.Random(plan.seed)
+        self.guardian = Guardian()
+        self.postgres = Postgres(folder / "postgres", guardian=self.guardian)
+        self._sources = copy_sources(folder / "sources", plan.patches)
+        token = secrets.token_hex(3)
+        demo = make_demo_shop(folder)
+        self.shop = Shop(
+            f"c{token}",
+            demo.api_key,
+            demo.webhook_secrets["shopify"],
+            demo.webhook_secrets["woocommerce"],
+            int(token, 16) * 1_000_000_000 + 10**17,
+        )
+        text = demo.shops_file.read_text().replace("shops.demo", f"shops.{self.shop.id}")
+        demo.shops_file.write_text(text)
+        self.shops_file, self.products_file = demo.shops_file, demo.products_file
+        self.link_key = hashlib.sha256(token.encode()).hexdigest()
+        self.orders: list[Process] = []
+        self.notifiers: list[Process] = []
+        self.sink: asyncio.subprocess.Process | None = None
+        self.sink_struck: dict[str, int] = {}
+        self.freezes = 0
+        self.restarts = 0
+        self.log: list[str] = []
+        self._to_fire = list(plan.points)
+        self.dice.shuffle(self._to_fire)
+        self._armed_at_all: set[str] = set()
+        self._began = time.monotonic()
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "accepted.jsonl"
+
+    @property
+    def api_log(self) -> Path:
+        return self.folder / "api.jsonl"
+
+    @property
+    def services(self) -> list[Process]:
+        return [*self.orders, *self.notifiers]
+
+    @property
+    def kills(self) -> int:
+        return sum(p.kills for p in self.services)
+
+    @property
+    def fired(self) -> Counter[str]:
+        return sum((p.fired for p in self.services), Counter())
+
+    def note(self, text: str) -> None:
+        self.log.append(f"{time.monotonic() - self._began:8.2f} s  {text}")
+
+    # ------------------------------------------------------------ start and stop
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Rig"]:
+        """Start everything; stop everything on leaving, however that happens."""
+        try:
+            await asyncio.to_thread(self._start_postgres)
+            await self._start_sink()
+            async with asyncio.TaskGroup() as group:
+                for process in self._programs():
+                    group.create_task(process.keep())
+                try:
+                    await self._until_ready()
+                    await self._install_audit()
+                    yield self
+                finally:
+                    await self._stop_services()
+        finally:
+            await self.stop_sink()
+            await asyncio.to_thread(self.postgres.stop)
+            self.guardian.close()
+
+    def _start_postgres(self) -> None:
+        self.folder.chmod(0o711)
+        self.postgres.start()
+        self.postgres.stop()
+        with (self.postgres.data / "postgresql.auto.conf").open("a") as conf:
+            conf.write("track_commit_timestamp = on\n")  # the checker asks when something committed
+        self.postgres.start()
+
+    async def _start_sink(self) -> None:
+        command = ["-m", "tests.chaos.sink", "--record", str(self.record), "--seed"]
+        self.sink = await asyncio.create_subprocess_exec(
+            sys.executable, *command, str(self.plan.seed), "--faults", self.plan.faults,
+            stdout=asyncio.subprocess.PIPE, cwd=ROOT, start_new_session=True,
+        )  # fmt: skip
+        self.guardian.watch(self.sink.pid)
+        assert self.sink.stdout is not None
+        line = await asyncio.wait_for(self.sink.stdout.readline(), 20)
+        self.sink_port = int(line.rsplit(b":", 1)[1])
+
+    async def stop_sink(self) -> None:
+        if self.sink is None or self.sink.returncode is not None:
+            return
+        self.sink.terminate()
+        try:
+            async with asyncio.timeout(5):
+                out, _ = await self.sink.communicate()
+            self.sink_struck = json.loads(out)["struck"]
+        except (TimeoutError, ValueError):
+            with contextlib.suppress(ProcessLookupError):
+                self.sink.kill()
+        self.guardian.forget(self.sink.pid)
+
+    def _environment(self) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if k in {"PATH", "HOME", "LANG", "TMPDIR"}}
+        env["PYTHONPATH"] = os.pathsep.join(str(p) for p in sorted(self._sources.glob("**/src")))
+        return env | {
+            "DATABASE_URL": self.postgres.url,
+            "BUS_URL": self.plan.bus_url,
+            "SHOPS_FILE": str(self.shops_file),
+            "PRODUCTS_FILE": str(self.products_file),
+            "OPERATOR_KEYS": SECRET * 2,
+            "LINK_KEYS": self.link_key,
+            "SMTP_URL": f"smtp://127.0.0.1:{self.sink_port}",
+            "SMTP_CONNECTIONS": str(self.plan.connections),
+            "SMTP_REPLY_SECONDS": "20",
+            "MESSAGE_ID_DOMAIN": MESSAGE_ID_DOMAIN,
+            "DISPATCHER_LEASE_SECONDS": str(self.plan.lease_seconds),
+            "UNKNOWN_RESEND_KINDS": "none",
+            "LOG_LEVEL": "warning",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _programs(self) -> list[Process]:
+        taken: set[int] = set()
+
+        def port() -> str:
+            while (found := free_port()) in taken:
+                continue
+            taken.add(found)
+            return str(found)
+
+        for module, processes in (("order_events", self.orders), ("notifier", self.notifiers)):
+            for number in (1, 2):
+                env = self._environment() | {"HTTP_PORT": port(), "INTERNAL_PORT": port()}
+                env |= self.plan.notifier_env if module == "notifier" else {}
+                if module == "order_events" and number == 1:
+                    env["FAILPOINTS"] = self.plan.orders_points
+                name = f"{module}-{number}"
+                command = [sys.executable, "-m", module]
+                log = self.folder / f"{name}.log"
+                processes.append(Process(name, command, env, log, self.guardian))
+        return self.services
+
+    async def _until_ready(self) -> None:
+        async with asyncio.timeout(READY_SECONDS), aiohttp.ClientSession() as session:
+            for process in self.services:
+                url = f"http://127.0.0.1:{process.env['INTERNAL_PORT']}/readyz"
+                while True:
+                    if process.crashes:
+                        raise RuntimeError(process.crashes[0])
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with session.get(url) as answer:
+                            if answer.ok:
+                                break
+                    await asyncio.sleep(0.1)
+
+    async def _install_audit(self) -> None:
+        conn = await self.connect()
+        await conn.execute(AUDIT)
+        await conn.close()
+
+    async def connect(self) -> Any:
+        """Return a connection to the run's database."""
+        return await asyncpg.connect(self.postgres.url, timeout=10, command_timeout=60)
+
+    async def _stop_services(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for process in self.services:
+                if process.frozen and process.process:
+                    process.process.send_signal(signal.SIGCONT)
+                group.create_task(process.stop())
+
+    def load(self) -> Load:
+        """Return the run's load, told to both order services."""
+        servers = [f"http://127.0.0.1:{p.env['HTTP_PORT']}" for p in self.orders]
+        tales = Tales(self.shop, self.plan.seed, self.plan.taste)
+        plan = self.plan
+        return Load(tales, servers, self.api_log, orders=plan.orders, per_second=plan.per_second)
+
+    # ------------------------------------------------------------ the storm
+
+    async def storm(self, load: Load) -> None:
+        """Kill, freeze and restart until the plan is fulfilled, or its time is up."""
+        began = time.monotonic()
+        plan, restarts_left = self.plan, self.plan.restarts
+        async with asyncio.TaskGroup() as group:
+            while (lasted := time.monotonic() - began) < plan.storm_seconds_max:
+                missing = [p for p in self._to_fire if not self.fired[p] or plan.again]
+                enough = lasted >= plan.seconds and self.kills >= plan.kills
+                if (
+                    enough
+                    and (not missing or plan.again)
+                    and (load.ended or plan.orders >= ENDLESS)
+                ):
+                    break
+                await asyncio.sleep(self.dice.uniform(*plan.pause))
+                share = (plan.restarts - restarts_left + 1) / (plan.restarts + 1)
+                if restarts_left and lasted > share * max(plan.seconds, 20):
+                    restarts_left -= 1
+                    await self._restart_postgres()
+                    continue
+                names, weights = zip(*plan.dice.items(), strict=True)
+                action = self.dice.choices(names, weights)[0]
+                if lasted > plan.seconds * 0.3 and missing and not plan.again:
+                    action = "point"
+                self._act(action, missing, group)
+        self.say(f"storm over after {time.monotonic() - began:.0f} s, {self.kills} kills")
+
+    def _act(self, action: str, missing: list[str], group: asyncio.TaskGroup) -> None:
+        lease = self.plan.lease_seconds
+        if action == "point" and missing:
+            self._arm(missing)
+        elif action == "freeze" and (free := self._free(self.notifiers)):
+            victim, seconds = self.dice.choice(free), lease + self.dice.uniform(0.8, 2.5)
+            self.note(f"freeze {victim.name} for {seconds:.1f} s")
+            self.freezes += 1
+            group.create_task(victim.freeze(seconds))
+        elif action == "hang" and (free := self._free(self.notifiers)):
+            victim = self.dice.choice(free)
+            where = self.dice.choice(("di.before_mark", "di.after_mark", "di.after_dot"))
+            points = f"{where}=hang:{2 * lease:g}@n={self.dice.randint(3, 40)}"
+            self.note(f"kill {victim.name}, then {points}")
+            self.freezes += 1
+            victim.kill(points)
+        else:
+            kinds = list(self.plan.victims)
+            kind = self.dice.choices(kinds, [self.plan.victims[k] for k in kinds])[0]
+            free = self._free(self.notifiers if kind == "notifier" else self.orders)
+            if free:
+                victim = self.dice.choice(free)
+                self.note(f"kill {victim.name}")
+                victim.kill()
+
+    def _arm(self, missing: list[str]) -> None:
+        """Start a process that will kill itself at a place nobody died at so far."""
+        armed = {p.armed.partition("=")[0] for p in self.services}
+        armed |= {p.next_points.partition("=")[0] for p in self.services}
+        for point in missing:
+            hosts = self.orders if point.startswith("oe.") else self.notifiers
+            if point.startswith("rl."):
+                hosts = self.services
+            free = self._free(hosts)
+            if point in armed or not free:
+                continue
+            victim = self.dice.choice(free)
+            most = {"co": 3, "rl": 8, "oe": 20}.get(point[:2], 20)
+            points = f"{point}=kill@n={self.dice.randint(1, most)}"
+            self.note(f"kill {victim.name}, then {points}")
+            victim.kill(points)
+            return
+
+    def _free(self, processes: list[Process]) -> list[Process]:
+        """Return who may be struck now: alive, not frozen, not on its way to a failpoint."""
+        now = time.monotonic()
+        return [
+            p
+            for p in processes
+            if p.alive and not p.frozen and not (p.armed and now - p.armed_at < ARMED_SECONDS)
+        ]
+
+    async def _restart_postgres(self) -> None:
+        """End the database without a shutdown, and start it again."""
+        process = self.postgres.process
+        if process is None:
+            return
+        self.restarts += 1
+        self.note("restart of Postgres")
+        process.send_signal(signal.SIGQUIT)
+        await asyncio.to_thread(process.wait, 30)
+        await asyncio.sleep(self.dice.uniform(0.2, 1.5))
+        await asyncio.to_thread(self.postgres.start)
+
+    # ------------------------------------------------------------ the calm after it
+
+    async def drain(self) -> bool:
+        """Wait until nothing is left to do; False when that does not come in time."""
+        for process in self.services:
+            if process.armed:
+                process.kill()
+        deadline = time.monotonic() + self.plan.drain_seconds
+        conn = await self.connect()
+        try:
+            while time.monotonic() < deadline:
+                # An hour's pause before the next try is not waited for: as if it were over.
+                await conn.execute(
+                    """update notifier.message set due_at = now()
+                       where state = 'pending' and due_at > now() and attempt > 0"""
+                )
+                left = await conn.fetchrow(LEFT)
+                if not any(left.values()):
+                    return True
+                await asyncio.sleep(1)
+        finally:
+            await conn.close()
+        self.say(f"NOT drained: {dict(left)}")
+        return False
+
+    def unknown_max(self) -> int:
+        """Return how many messages of unknown fate the run explains."""
+        interrupted = sum(p.kills for p in self.notifiers) + self.freezes
+        interrupted += self.restarts * len(self.notifiers)
+        lost = sum(n for name, n in self.sink_struck.items() if name in LOST_REPLIES)
+        return interrupted * self.plan.connections + lost
+
+
+LOST_REPLIES = frozenset({"drop@accepted", "drop@dot"})
+LEFT = """
+select (select count(*) from order_events.outbox_unpublished) as order_outbox,
+       (select count(*) from notifier.outbox_unpublished) as notifier_outbox,
+       (select count(*) from order_events.outbox o where o.topic = 'orders' and not exists (
+          select from notifier.inbox i where i.consumer = 'notifier' and i.event_id = o.event_id)
+        and not exists (select from notifier.dead_event d where d.key = o.key)) as unread,
+       (select count(*) from notifier.message
+          where state in ('pending', 'claimed', 'dispatching')) as unsent
+"""
