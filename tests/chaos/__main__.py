@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -202,6 +203,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--keep", type=Path, help="keep logs and records of the runs here")
     options = parser.parse_args()
+    # whoever asks it to end gets everything stopped, as with Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     buses = _buses(options.bus, servers)
     at_once = bool(options.seconds or options.soak)

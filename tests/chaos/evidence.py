@@ -8,7 +8,6 @@ from tests.chaos.checker import Accepted, Ack, Change, Dead, History, InTopic, M
 from tests.chaos.load import address, read_log
 from tests.chaos.rig import MESSAGE_ID_DOMAIN, SECRET, Rig
 
-from notifier.domain import message_id
 from shared.bus import open_bus
 from shared.events import TOPICS
 from shared.settings import Settings
@@ -84,10 +83,9 @@ async def _tables(conn: Any, rig: Rig) -> dict[str, Any]:
                   extract(epoch from pg_xact_commit_timestamp(xmin))::float8 from chaos.cancelled"""
     )
     rows = await conn.fetch(
-        """select id, shop || ':' || order_id as order, kind, state, reason, key, attempt
+        """select id, shop || ':' || order_id as order, kind, state, reason, message_id, attempt
            from notifier.message order by id"""
     )
-    secret = rig.link_key.encode()
     return {
         "outbox": outbox,
         "dead": dead,
@@ -97,7 +95,7 @@ async def _tables(conn: Any, rig: Rig) -> dict[str, Any]:
         "messages": [
             Message(
                 r["id"], r["order"], r["kind"], r["state"], r["reason"],
-                message_id(r["key"], MESSAGE_ID_DOMAIN, secret), r["attempt"],
+                r["message_id"], r["attempt"],
             )
             for r in rows
         ],

@@ -36,6 +36,18 @@ class Plant:
     storm: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Frozen for longer than their lease, again and again, with a queue of claims that others take over.
+FROZEN: Mapping[str, Any] = {
+    "dice": {"freeze": 0.9, "kill": 0.1},
+    "pause": (0.8, 1.6),
+    "per_second": 120,
+    "notifier_env": {"SMTP_RATE_PER_SECOND": "40"},
+    "faults": "slow@accepted:0.15=0.7",
+    "seconds": 30,
+    "storm_seconds_max": 33,
+    "drain_seconds": 30,
+}
+
 PLANTS: Mapping[str, Plant] = {
     "mark written after the dot": Plant(
         (
@@ -89,17 +101,21 @@ PLANTS: Mapping[str, Plant] = {
         (
             Patch(
                 JOURNAL,
-                "where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'",
-                "where m.id = j.id and j.attempt > 0 and m.state not in ('suppressed', 'expired')",
+                """              where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'
+                and""",
+                """              where m.id = j.id and j.attempt > 0 and m.state not in ('suppressed', 'expired')
+                and""",
             ),
             Patch(
                 JOURNAL,
-                "where d.owner = $1 and d.lease_until > clock_timestamp())\n            returning",
-                "where d.owner = $1)\n            returning",
+                """where d.owner = $1 and d.lease_until > clock_timestamp())
+              returning""",
+                """where d.owner = $1)
+              returning""",
             ),
         ),
         frozenset({"sent twice"}),
-        {"dice": {"freeze": 0.8, "kill": 0.2}, "pause": (1.5, 3.0)},
+        FROZEN,
     ),
     "guard only at creation": Plant(
         (

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from shared.clock import now
 from shared.events import rfc3339
 from shared.testing import ADDRESS, placed_body

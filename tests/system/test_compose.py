@@ -240,6 +240,9 @@ def test_what_docker_shows_of_containers_and_images_holds_no_secret(stack: Stack
     shown = run("docker", "inspect", *containers, "afterglow-order-events", "afterglow-notifier")
     shown += stack.compose("config") + stack.compose("logs", "--no-color")
     assert [n for n, secret in zip(names, secrets, strict=True) if secret in shown] == []
+    for service in (*SERVICES, "postgres"):
+        given = {v.partition("=")[0] for v in stack.container(service)["Config"]["Env"]}
+        assert not given & {"DATABASE_URL", "OPERATOR_KEYS", "LINK_KEYS", "POSTGRES_PASSWORD"}
 
 
 def test_every_port_is_published_on_the_loopback_address_only() -> None:

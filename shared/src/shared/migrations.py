@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import structlog
 
 _STATEMENT_END = re.compile(r";\s*\n")
+log = structlog.get_logger(__name__)
 
 PLATFORM_1 = """
 create table outbox (
@@ -95,6 +97,7 @@ def head(package: str) -> str:
 async def ensure(database_url: str, package: str) -> None:
     """Bring the schema named like the package to its newest revision; do nothing if it is there.
 
+    A schema newer than this code is left alone: during a rolling update old and new replicas share it.
     Raises RuntimeError with the last lines of the attempt when it fails.
     """
     conn = await asyncpg.connect(database_url, timeout=10)
@@ -105,7 +108,10 @@ async def ensure(database_url: str, package: str) -> None:
         )
     finally:
         await conn.close()
-    if current == head(package):
+    newest = head(package)
+    if current is not None and current >= newest:  # revisions are numbers of four digits
+        if current > newest:
+            log.warning("schema_is_newer_than_this_code", schema=package, revision=current)
         return
     child = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -33,6 +33,7 @@ _TRANSIENT = (
     asyncpg.LockNotAvailableError,
     asyncpg.InternalServerError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,  # a server that was the primary a moment ago
 )
 
 

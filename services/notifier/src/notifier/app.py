@@ -21,7 +21,7 @@ def create_app(settings: Settings) -> Service:
     shops = load(settings.shops_file, settings.products_file, environment())
     renderer = Renderer(shops.products)
     dispatcher = Dispatcher(db, shops, renderer, settings)
-    notifier = Notifier(shops)
+    notifier = Notifier(shops, settings.link_keys[0].get_secret_value().encode())
 
     def committed() -> None:
         dispatcher.wake()

@@ -6,7 +6,6 @@ mark only when the body has left; then come the dot, the reply and the record.
 
 import asyncio
 import random
-from collections import deque
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -21,13 +20,14 @@ from notifier.adapters.smtp import Connection, Endpoint, RouteFault, Timeouts
 from notifier.handlers import outcome_event
 from notifier.journal import Journal, Mark
 from notifier.replies import Outcome, Verdict, backoff_seconds, classify
+from notifier.route import Route
 from notifier.settings import Settings
 from notifier.store import Job, Result
 from shared.clock import now
 from shared.errors import GiveUp
 from shared.failpoints import failpoint
 from shared.life import Life
-from shared.observability import BREAKER_OPEN, EVENT_TO_ACCEPTED, MESSAGES, SMTP_OUTCOMES
+from shared.observability import EVENT_TO_ACCEPTED, MESSAGES, SMTP_OUTCOMES
 from shared.shops import Shop, Shops
 from shared.store import Database, is_transient
 
@@ -36,55 +36,10 @@ SWEEP_SECONDS: Final = 1.0
 EXPIRE_EVERY: Final = 30  # sweeps: looking for what expired reads the whole backlog
 IDLE_SECONDS_MAX: Final = 60.0
 NOOP_AFTER_SECONDS: Final = 15.0
-ROUTE_PAUSE_SECONDS: Final = (1.0, 60.0)  # a server that is away: first pause, longest pause
-FAULT_PAUSE_SECONDS: Final = (15.0, 300.0)  # a server that will not have us: a person is needed
 LOW_MARGIN: Final = timedelta(seconds=60)  # longer than any transaction that makes rows may take
-POLICY_WINDOW, POLICY_SHARE = 200, 0.05
 log = structlog.get_logger(__name__)
 
-
-class Route:
-    """Whether the mail server is to be bothered: closed, or open until a time, then one probe."""
-
-    def __init__(self) -> None:
-        self._open_until = 0.0
-        self._faults = 0
-        self._refusals: deque[bool] = deque(maxlen=POLICY_WINDOW)
-
-    @property
-    def waits(self) -> float:
-        """Return for how many seconds nothing may be offered."""
-        return max(0.0, self._open_until - asyncio.get_running_loop().time())
-
-    @property
-    def probing(self) -> bool:
-        """Tell whether only one message may be offered, to see if the fault is over."""
-        return self._faults > 0
-
-    def stop(self, reason: str, *, retryable: bool) -> None:
-        """Open the breaker: messages stay, nobody offers them."""
-        first, longest = ROUTE_PAUSE_SECONDS if retryable else FAULT_PAUSE_SECONDS
-        if self.waits:
-            return
-        seconds = min(first * 2**self._faults, longest)
-        self._faults += 1
-        self._open_until = asyncio.get_running_loop().time() + seconds
-        BREAKER_OPEN.labels("smtp").set(1)
-        log.error("route_stopped", reason=reason, seconds=seconds, needs_a_person=not retryable)
-
-    def works(self, *, policy: bool) -> None:
-        """Note a definite answer of the server; too many refusals by policy stop the route."""
-        self._refusals.append(policy)
-        if len(self._refusals) == POLICY_WINDOW and (
-            sum(self._refusals) > POLICY_WINDOW * POLICY_SHARE
-        ):
-            self._refusals.clear()
-            self.stop("policy", retryable=False)
-            return
-        if self._faults:
-            self._faults = 0
-            BREAKER_OPEN.labels("smtp").set(0)
-            log.info("route_works_again")
+_Pending = tuple[Result, asyncio.Future[bool]]  # a result on its way to the disk
 
 
 class Dispatcher:
@@ -108,7 +63,9 @@ class Dispatcher:
         self._tokens = 0.0
         self._tokens_at = 0.0
         self._rng = random.SystemRandom()
-        self._message_id_key = settings.link_keys[0].get_secret_value().encode()
+        self._held: set[int] = set()
+        self._claim_lost = False
+        self._last_shop = ""
         self._accepted = SMTP_OUTCOMES.labels("accepted")
 
     def wake(self) -> None:
@@ -165,13 +122,12 @@ class Dispatcher:
                 await self._drop_queue()
                 await life.sleep(min(wait, POLL_SECONDS))
                 continue
-            free = 1 - self._jobs.qsize() if self._route.probing else most - self._jobs.qsize()
-            free = self._within_rate(free)
+            held = len(self._held)
+            free = self._within_rate(1 - held if self._route.probing else most - held)
             if free < 1 or (not self._route.probing and self._jobs.qsize() > most // 2):
                 await life.wait(self._room, 0.05)
                 continue
-            jobs = await self._claim_some(life, free)
-            if len(jobs) < free:
+            if not await self._claim_some(life, free):
                 await life.wait(self._wanted, POLL_SECONDS)
 
     async def _claim_some(self, life: Life, free: int) -> list[Job]:
@@ -179,10 +135,14 @@ class Dispatcher:
         if clock > self._low_until:
             self._low, self._low_until = None, clock + 10
         try:
-            jobs = await store.claim(self._db, self.owner, free, self._low)
+            if self._claim_lost:
+                await store.give_back(self._db, self.owner, sorted(self._held))
+                self._claim_lost = False
+            jobs = await store.claim(self._db, self.owner, free, self._low, self._last_shop)
         except Exception as error:
             if not is_transient(error):
                 raise
+            self._claim_lost = True  # it may have been committed, and only its answer lost
             log.warning("claim_waits", reason=type(error).__name__)
             await life.sleep(1)
             return []
@@ -190,7 +150,9 @@ class Dispatcher:
         if jobs:
             self._tokens -= len(jobs)
             self._low = min(j.created_at for j in jobs) - LOW_MARGIN
+            self._last_shop = jobs[-1].shop
         for job in jobs:
+            self._held.add(job.id)
             self._jobs.put_nowait(job)
         return jobs
 
@@ -215,7 +177,7 @@ class Dispatcher:
 
     async def _connection(self) -> None:
         connection: Connection | None = None
-        last: tuple[Result, asyncio.Future[bool]] | None = None
+        last: _Pending | None = None
         try:
             while True:
                 if last is not None and self._jobs.empty():
@@ -230,7 +192,7 @@ class Dispatcher:
                 if connection is None:
                     result = Result(job, "pending", "route_stopped", None, 0.0)
                 else:
-                    result = await self._send(connection, job)
+                    result = await self._send(connection, job, last)
                 if last is not None:
                     await self._settled(last)
                 last = (result, self.journal.enqueue(result))
@@ -269,7 +231,7 @@ class Dispatcher:
             self._route.stop(f"{fault.kind}: {fault.text}", retryable=fault.retryable)
             return None
 
-    async def _send(self, connection: Connection, job: Job) -> Result:
+    async def _send(self, connection: Connection, job: Job, last: _Pending | None) -> Result:
         """Offer one message; whatever happens ends as a result."""
         shop = self._shops.get(job.shop)
         order = orjson.loads(job.snapshot or "{}")
@@ -282,15 +244,13 @@ class Dispatcher:
         try:
             mail = self._mail(job, shop, order)
             wire = build(mail, eight_bit=connection.eight_bit)
-        except GiveUp as error:
-            log.error("message_cannot_be_built", kind=job.kind, reason=str(error))  # noqa: TRY400 - the reason says it all
-            return Result(job, "failed", f"template_error: {error}"[:200])
+        except Exception as error:  # noqa: BLE001 - nothing is sent yet, and one message must not stop all
+            reason = str(error) if isinstance(error, GiveUp) else type(error).__name__
+            log.error("message_cannot_be_built", kind=job.kind, reason=reason)  # noqa: TRY400
+            return Result(job, "failed", f"template_error: {reason}"[:200])
 
         async def mark() -> bool:
-            await failpoint("di.before_mark")
-            marked = await self.journal.submit(Mark(job))
-            await failpoint("di.after_mark")
-            return marked
+            return await self._mark(job, last)
 
         try:
             outcome = await connection.submit(
@@ -307,6 +267,18 @@ class Dispatcher:
         await failpoint("di.after_reply")
         return self._judge(job, address, outcome)
 
+    async def _mark(self, job: Job, last: _Pending | None) -> bool:
+        """Ask to write the dot. True only if the mark is durable, and so is this connection's last result."""
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        await failpoint("di.before_mark")
+        marked = await self.journal.submit(Mark(job))
+        await failpoint("di.after_mark")
+        if last is not None and last[1].exception() is not None:
+            return False  # a crash now would leave two messages of unknown fate on one connection
+        # after a longer freeze somebody else may have taken the message over
+        return marked and clock() - asked < self._settings.dispatcher_lease_seconds
+
     def _mail(self, job: Job, shop: Shop, order: dict[str, Any]) -> Mail:
         self._renderer.products = self._shops.products
         content = self._renderer.render(
@@ -318,9 +290,7 @@ class Dispatcher:
             recipient=(order["customer"].get("name") or "", order["customer"]["email"]),
             reply_to=shop.reply_to,
             content=content,
-            message_id=domain.message_id(
-                job.key, self._settings.message_id_domain, self._message_id_key
-            ),
+            message_id=job.message_id,
             date=job.created_at,
         )
 
@@ -330,7 +300,7 @@ class Dispatcher:
         if verdict.action == "sent":
             self._accepted.inc()
             EVENT_TO_ACCEPTED.labels(job.kind).observe((now() - job.recorded_at).total_seconds())
-            self._route.works(policy=False)
+            self._route.works()
             return Result(job, "sent", None, reply)
         SMTP_OUTCOMES.labels(verdict.reason).inc()
         if verdict.page:
@@ -339,6 +309,7 @@ class Dispatcher:
 
     def _not_sent(self, job: Job, address: str, reply: str, verdict: Verdict) -> Result:
         if verdict.action == "unknown":
+            self._route.broke("no_reply_after_dot")
             return Result(job, "unknown", verdict.reason, reply)
         if verdict.action == "failed":
             self._route.works(policy=verdict.reason == "policy")
@@ -360,11 +331,13 @@ class Dispatcher:
                 self._route.stop("server_closing", retryable=True)
                 return 0.0
             case "connection_lost" if not verdict.charged:
+                self._route.broke("connection_lost")
                 return 1.0
             case reason if verdict.action == "route_fault" and reason != "sender_refused":
                 self._route.stop(reason, retryable=False)
                 return 0.0
             case _:
+                self._route.works()
                 # a refused sender among them: it is one shop's and must not stop the others
                 return backoff_seconds(job.tries + 1, self._rng)
 
@@ -373,7 +346,7 @@ class Dispatcher:
     async def _record(self, result: Result) -> None:
         await self._settled((result, self.journal.enqueue(result)))
 
-    async def _settled(self, last: tuple[Result, "asyncio.Future[bool]"]) -> None:
+    async def _settled(self, last: _Pending) -> None:
         """Wait until a result is on disk, however often the database is away meanwhile."""
         result, future = last
         while True:
@@ -385,6 +358,7 @@ class Dispatcher:
                 await asyncio.sleep(0.5)
                 future = self.journal.enqueue(result)
             else:
+                self._held.discard(result.job.id)
                 return
 
     # ---------------------------------------------------------------- the sweeper
@@ -411,14 +385,7 @@ class Dispatcher:
             if expiry:
                 moved += await store.expire(tx)
             await tx.publish(
-                [
-                    outcome_event(
-                        r["shop"], r["key"], r["state"], r["reason"], now(),
-                        {n: r[n] for n in ("order_id", "kind", "subject", "channel", "role", "round")},
-                        attempt=str(r["attempt"]),
-                    )
-                    for r in moved
-                ]
-            )  # fmt: skip
+                [outcome_event(r, r.state, r.reason, now(), attempt=r.attempt) for r in moved]
+            )
         for row in moved:
-            MESSAGES.labels(row["kind"], row["state"]).inc()
+            MESSAGES.labels(row.kind, row.state).inc()

@@ -108,10 +108,13 @@ def expires_at(kind: str, at: datetime) -> datetime:
     return at + LIVES[kind]
 
 
-def message_id(key: str, domain: str, secret: bytes) -> str:
-    """Return the Message-ID of a message: the same on every attempt, telling nothing about the order."""
+def message_id(key: str, sender: str, secret: bytes) -> str:
+    """Return the Message-ID of a message, in the sender's domain, telling nothing about the order.
+
+    Made once, with the row: keys rotate and senders change, a message's name does not.
+    """
     digest = hashlib.blake2b(key.encode(), key=secret[:64], digest_size=20).hexdigest()
-    return f"<{digest}@{domain}>"
+    return f"<{digest}@{sender.rpartition('@')[2]}>"
 
 
 def address_hash(address: str) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Protocol, cast
 from uuid import UUID
 
 from notifier import domain, store
 from notifier.domain import State, Wanted
-from notifier.store import Message, Order
+from notifier.store import Message, Order, Row
 from shared import facts
 from shared.errors import GiveUp
 from shared.events import (
@@ -40,40 +40,46 @@ _OUTCOMES: Mapping[str, type[MessageFact]] = {
 class Notifier:
     """Keeps the projection of orders and makes, or takes back, journal rows."""
 
-    def __init__(self, shops: Shops) -> None:
+    def __init__(self, shops: Shops, secret: bytes) -> None:
         self._shops = shops
+        self._secret = secret
 
     async def receive(self, tx: Tx, events: Sequence[Event]) -> None:
         """Apply a batch of events: facts, then what they want, then what they rule out."""
         told = [e for e in events if e.data.order_id is not None]
         orders = await store.lock_orders(tx, ((e.shop, str(e.data.order_id)) for e in told))
-        heard: dict[store.Key, datetime] = {}
+        heard: dict[store.Key, Event] = {}
         for event in told:
             key = (event.shop, str(event.data.order_id))
             _learn(orders[key], event)
-            heard[key] = event.recorded_at
+            if event.type == OrderPlaced.type or key not in heard:
+                heard[key] = event
             self._count_history(event)
         made: list[Message] = []
-        revoked: list[tuple[Message, int]] = []
+        revoked: list[tuple[Row, str]] = []
         for key, order in orders.items():
             state = domain.fold(order.facts)
-            made += self._wanted(order, state, heard[key])
+            made += self._wanted(order, state, heard[key].recorded_at)
             revoked += _ruled_out(order, state)
         await store.save_orders(tx, orders.values())
+        await self._make(tx, made)
+        await self._revoke(tx, revoked, max((e.recorded_at for e in told), default=None))
+        erased = [
+            k
+            for k, e in heard.items()
+            if any(f.type == CustomerErased.type for f in orders[k].facts)
+        ]
+        if erased:
+            await store.erase_orders(tx, sorted(erased))
+
+    async def _make(self, tx: Tx, made: Sequence[Message]) -> None:
         expired = await store.make_messages(tx, made)
-        await self._revoke(tx, revoked)
-        await tx.publish(
-            [_outcome(m, "expired", "old_news") for m in made if m.key in expired]
-            + [_outcome(m, m.state, m.reason) for m in made if m.state == "suppressed"]
-        )
+        ended = [(m, "expired", "old_news") for m in made if m.key in expired]
+        ended += [(m, m.state, m.reason or "") for m in made if m.state == "suppressed"]
+        await tx.publish([outcome_event(m, s, why, m.recorded_at) for m, s, why in ended])
         for message in made:
             state_now = "expired" if message.key in expired else message.state
             MESSAGES.labels(message.kind, state_now).inc()
-        erased = {
-            (e.shop, str(e.data.order_id)) for e in told if isinstance(e.data, CustomerErased)
-        }
-        if erased:
-            await store.erase_orders(tx, sorted(erased))
 
     def _count_history(self, event: Event) -> None:
         shop = self._shops.get(event.shop)
@@ -90,17 +96,43 @@ class Notifier:
                 continue
             key = wanted.key(order.shop, order.order_id, "email")
             if key not in order.rows:
-                yield _message(order, shop, state, wanted, recorded_at)
+                yield self._message(order, shop, state, wanted, recorded_at)
 
-    async def _revoke(self, tx: Tx, revoked: Sequence[tuple[Message, int]]) -> None:
-        if not revoked:
+    def _message(
+        self, order: Order, shop: Shop, state: State, wanted: Wanted, recorded_at: datetime
+    ) -> Message:
+        contact = ((order.snapshot or {}).get("customer") or {}).get("email")
+        reason = domain.guard(state, wanted.kind) or domain.admit(shop, wanted.kind, contact)
+        key = wanted.key(order.shop, order.order_id, "email")
+        return Message(
+            key=key,
+            message_id=domain.message_id(key, shop.sender.address, self._secret),
+            shop=order.shop,
+            order_id=order.order_id,
+            kind=wanted.kind,
+            subject=wanted.subject,
+            channel="email",
+            role=wanted.role,
+            round=wanted.round,
+            state="suppressed" if reason else "pending",
+            reason=reason,
+            fact_at=wanted.at,
+            recorded_at=recorded_at,
+            expires_at=domain.expires_at(wanted.kind, wanted.at),
+        )
+
+    async def _revoke(
+        self, tx: Tx, revoked: Sequence[tuple[Row, str]], at: datetime | None
+    ) -> None:
+        if not revoked or at is None:
             return
-        reasons = [m.reason or "" for m, _ in revoked]
-        taken = set(await store.suppress(tx, [i for _, i in revoked], reasons))
-        gone = [m for m, i in revoked if i in taken]
-        await tx.publish([_outcome(m, "suppressed", m.reason) for m in gone])
-        for message in gone:
-            MESSAGES.labels(message.kind, "suppressed").inc()
+        taken = set(
+            await store.suppress(tx, [r.id for r, _ in revoked], [why for _, why in revoked])
+        )
+        gone = [(r, why) for r, why in revoked if r.id in taken]
+        await tx.publish([outcome_event(r, "suppressed", why, at) for r, why in gone])
+        for row, _ in gone:
+            MESSAGES.labels(row.kind, "suppressed").inc()
 
 
 def _learn(order: Order, event: Event) -> None:
@@ -139,75 +171,51 @@ def _move_promise(order: Order) -> None:
         order.snapshot = order.snapshot | {"promise": promise}
 
 
-def _message(
-    order: Order, shop: Shop, state: State, wanted: Wanted, recorded_at: datetime
-) -> Message:
-    contact = ((order.snapshot or {}).get("customer") or {}).get("email")
-    reason = domain.guard(state, wanted.kind) or domain.admit(shop, wanted.kind, contact)
-    return Message(
-        key=wanted.key(order.shop, order.order_id, "email"),
-        shop=order.shop,
-        order_id=order.order_id,
-        kind=wanted.kind,
-        subject=wanted.subject,
-        channel="email",
-        role=wanted.role,
-        round=wanted.round,
-        state="suppressed" if reason else "pending",
-        reason=reason,
-        fact_at=wanted.at,
-        recorded_at=recorded_at,
-        expires_at=domain.expires_at(wanted.kind, wanted.at),
-    )
+def _ruled_out(order: Order, state: State) -> Iterable[tuple[Row, str]]:
+    """Yield the rows that are not final and must not leave (again) any more, and why."""
+    for row in order.rows.values():
+        if row.state not in domain.FINAL_STATES:
+            reason = domain.guard(state, row.kind)
+            if reason is not None:
+                yield row, reason
 
 
-def _ruled_out(order: Order, state: State) -> Iterable[tuple[Message, int]]:
-    """Yield the rows that are not final and must not leave (again) any more."""
-    for key, row in order.rows.items():
-        if row.state in domain.FINAL_STATES:
-            continue
-        reason = domain.guard(state, row.kind)
-        if reason is not None:
-            at = state.placed_at or order.facts[0].at
-            yield (
-                Message(
-                    key, order.shop, order.order_id, row.kind, row.subject, row.channel, row.role,
-                    row.round, "suppressed", reason, at, at, at,
-                ),
-                row.id,
-            )  # fmt: skip
+class Identified(Protocol):
+    """A message by its identity, whichever form it is in: to be made, claimed, taken back, swept."""
 
-
-def _outcome(message: Any, state: str, reason: str | None, *, round_: str = "") -> Event:
-    return outcome_event(
-        message.shop,
-        message.key,
-        state,
-        reason,
-        message.recorded_at,
-        {
-            "order_id": message.order_id,
-            "kind": message.kind,
-            "subject": message.subject,
-            "channel": message.channel,
-            "role": message.role,
-            "round": message.round,
-        },
-        attempt=round_,
-    )
+    @property
+    def key(self) -> str: ...
+    @property
+    def shop(self) -> str: ...
+    @property
+    def order_id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def channel(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def round(self) -> int: ...
 
 
 def outcome_event(
-    shop: str,
-    key: str,
-    state: str,
-    reason: str | None,
-    at: datetime,
-    fields: Mapping[str, Any],
-    *,
-    attempt: str = "",
+    message: Identified, state: str, reason: str | None, at: datetime, *, attempt: int = 0
 ) -> Event:
     """Build the event that tells what became of a message; one for each state and attempt."""
-    data = _OUTCOMES[state].model_construct(**fields, reason=reason, at=at)
-    said: UUID = event_id("message", key, state, attempt)
-    return Event.of(data, id=said, shop=shop, source="/afterglow/notifier", time=at, recorded_at=at)
+    data = _OUTCOMES[state].model_construct(
+        order_id=message.order_id,
+        kind=message.kind,
+        subject=message.subject,
+        channel=cast("domain.Channel", message.channel),
+        role=message.role,
+        round=message.round,
+        reason=reason,
+        at=at,
+    )
+    said: UUID = event_id("message", message.key, state, str(attempt))
+    return Event.of(
+        data, id=said, shop=message.shop, source="/afterglow/notifier", time=at, recorded_at=at
+    )

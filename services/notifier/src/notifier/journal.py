@@ -49,38 +49,23 @@ class Journal(GroupCommit[Mark | Result, bool]):
         else:
             became = await store.commit(self._db, self._owner, results, events, marks)
         for result in results:
-            if (now_is := became.get(result.job.id)) is not None and now_is[0] in _TOLD:
+            if (now_is := became.get(result.job.token)) is not None and now_is[0] in _TOLD:
                 MESSAGES.labels(result.job.kind, now_is[0]).inc()
         if results:
             await failpoint("di.after_record")
-        return [o.job.id in became for o in operations]
+        return [o.job.token in became for o in operations]
 
 
 def _revoked(
-    results: Sequence[Result], became: Mapping[int, tuple[str, str | None]]
+    results: Sequence[Result], became: Mapping[tuple[int, int], tuple[str, str | None]]
 ) -> list[Result]:
     return [
-        replace(r, state="suppressed", reason=became[r.job.id][1])
+        replace(r, state="suppressed", reason=became[r.job.token][1])
         for r in results
-        if r.state == "pending" and became.get(r.job.id, ("",))[0] == "suppressed"
+        if r.state == "pending" and became.get(r.job.token, ("",))[0] == "suppressed"
     ]
 
 
 def _event(result: Result) -> Event:
     job = result.job
-    return outcome_event(
-        job.shop,
-        job.key,
-        result.state,
-        result.reason,
-        now(),
-        {
-            "order_id": job.order_id,
-            "kind": job.kind,
-            "subject": job.subject,
-            "channel": job.channel,
-            "role": job.role,
-            "round": job.round,
-        },
-        attempt=str(job.attempt),
-    )
+    return outcome_event(job, result.state, result.reason, now(), attempt=job.attempt)

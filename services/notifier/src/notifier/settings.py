@@ -1,8 +1,8 @@
 """Settings of the notifier."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from shared import settings
@@ -19,13 +19,23 @@ class Settings(settings.Settings):
     smtp_rate_per_second: float | None = Field(default=None, gt=0)
     smtp_messages_per_connection: int = Field(default=1000, ge=1, le=100_000)
     smtp_reply_seconds: float = Field(default=600, ge=1, le=3600)
-    message_id_domain: str = Field(default="afterglow.invalid", pattern=r"^[a-z0-9.-]{1,200}$")
 
     dispatcher_lease_seconds: float = Field(default=15, ge=1, le=600)
     unknown_resend_kinds: Annotated[frozenset[str], NoDecode] = frozenset(
         {"order_confirmed", "order_cancelled"}
     )
     unknown_resend_after_seconds: float = Field(default=900, ge=1, le=86_400)
+
+    @model_validator(mode="after")
+    def _resend_after_everybody_gave_up(self) -> Self:
+        """A resend before the first attempt's server gave up could overtake it: two mails."""
+        if self.unknown_resend_kinds and (
+            self.unknown_resend_after_seconds
+            <= self.smtp_reply_seconds + self.dispatcher_lease_seconds
+        ):
+            message = "UNKNOWN_RESEND_AFTER_SECONDS must be over SMTP_REPLY_SECONDS + DISPATCHER_LEASE_SECONDS"
+            raise ValueError(message)
+        return self
 
     @field_validator("unknown_resend_kinds", mode="before")
     @classmethod

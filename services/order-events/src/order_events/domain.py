@@ -182,7 +182,7 @@ def _snapshot(
     print_ = fingerprint(data)
     if order.told.get("placed") == print_:
         return []
-    data = with_promise(order, data, shop)
+    data = with_promise(order, data, shop, now)
     first = "placed" not in order.told
     if data.revision is not None:  # a wrong clock must not outdate everything that follows
         data = data.model_copy(update={"revision": revision})
@@ -251,7 +251,7 @@ def record(
             data = data.model_copy(update={"revision": clamp(data.revision, now)})
         revision = data.revision or at
         stale = _is_stale(order, revision)
-        data = with_promise(order, data, shop)
+        data = with_promise(order, data, shop, now)
         if not stale:
             order.snapshot = _kept(data, revision)
         if data.type == OrderPlaced.type:
@@ -266,12 +266,16 @@ def record(
 # ---------------------------------------------------------------- the promise
 
 
-def with_promise(order: Order, data: OrderPlaced, shop: Shop) -> OrderPlaced:
+def with_promise(order: Order, data: OrderPlaced, shop: Shop, now: datetime) -> OrderPlaced:
     """Fill in the promised days, once: the shop's own statement, else the one known, else computed."""
     if data.promise is not None:
         return data
     known = (order.snapshot or {}).get("promise")
-    promise = Promise.model_validate(known) if known else promised_days(data, shop)
+    if known:
+        promise: Promise | None = Promise.model_validate(known)
+    else:  # days counted from a wrong clock would stand in the mail
+        placed = data.model_copy(update={"placed_at": clamp(data.placed_at, now)})
+        promise = promised_days(placed, shop)
     return data.model_copy(update={"promise": promise}) if promise else data
 
 

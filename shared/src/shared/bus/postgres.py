@@ -221,6 +221,7 @@ class PostgresBus:
 
     async def erase(self, tx: Tx, keys: Sequence[str]) -> None:
         """Take the body away from all records of these keys; their ids and places stay."""
+        await self.shards()  # at the very first start there may be no log yet
         await tx.execute(
             "update bus.record set value = null where key = any($1::text[]) and value is not null",
             keys,

@@ -52,7 +52,11 @@ class Value(BaseModel):
     """A part of a body: immutable, compared by content, quiet about fields of a later version."""
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", validate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="ignore",
+        validate_by_name=True,
+        serialize_by_alias=True,
+        hide_input_in_errors=True,  # an error that is logged must not quote a person
     )
 
 

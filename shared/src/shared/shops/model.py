@@ -299,7 +299,7 @@ class WooCommerce(_Table):
 class Shop(_Table):
     """One tenant. A new one starts in shadow: everything is journalled, nothing is sent."""
 
-    id: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     name: Line
     mode: Mode = "shadow"
     live_from: AwareDatetime | None = None

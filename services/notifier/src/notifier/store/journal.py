@@ -1,9 +1,8 @@
 """The send journal: rows made, claimed, marked before the dot, recorded, swept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from shared.events import Event
@@ -19,6 +18,7 @@ class Message:
     """A journal row to be made."""
 
     key: str
+    message_id: str
     shop: str
     order_id: str
     kind: str
@@ -37,24 +37,24 @@ _FIELDS = tuple(Message.__slots__)
 
 
 async def make_messages(tx: Tx, messages: Sequence[Message]) -> set[str]:
-    """Make journal rows, due at once; return the keys that did not exist. A key has one row for ever.
+    """Make journal rows, due at once; return the keys of those whose life is over already.
 
-    A row whose life is over by the database clock is made as expired.
+    Over by the database clock: such a row is made as expired. A key has one row for ever.
     """
     if not messages:
         return set()
     rows = await tx.fetch(
-        """insert into message (key, shop, order_id, kind, subject, channel, role, round, state, reason,
-                                fact_at, recorded_at, expires_at, due_at)
-           select key, shop, order_id, kind, subject, channel, role, round,
+        """insert into message (key, message_id, shop, order_id, kind, subject, channel, role, round,
+                                state, reason, fact_at, recorded_at, expires_at, due_at)
+           select key, message_id, shop, order_id, kind, subject, channel, role, round,
                   case when state = 'pending' and expires_at <= now() then 'expired' else state end,
                   case when state = 'pending' and expires_at <= now() then 'old_news' else reason end,
                   fact_at, recorded_at, expires_at, now()
-           from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-                       $8::int[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[],
-                       $13::timestamptz[])
-             as n(key, shop, order_id, kind, subject, channel, role, round, state, reason, fact_at,
-                  recorded_at, expires_at)
+           from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                       $7::text[], $8::text[], $9::int[], $10::text[], $11::text[],
+                       $12::timestamptz[], $13::timestamptz[], $14::timestamptz[])
+             as n(key, message_id, shop, order_id, kind, subject, channel, role, round, state, reason,
+                  fact_at, recorded_at, expires_at)
            on conflict (key) do nothing returning key, state""",
         *([getattr(m, name) for m in messages] for name in _FIELDS),
     )
@@ -94,6 +94,7 @@ class Job:
     attempt: int
     tries: int  # attempts that count for the backoff
     key: str
+    message_id: str
     shop: str
     order_id: str
     kind: str
@@ -108,52 +109,86 @@ class Job:
     snapshot: str | None
     suppressed_by: str | None
 
+    @property
+    def token(self) -> tuple[int, int]:
+        """Return what tells this attempt from every other one."""
+        return self.id, self.attempt
 
-async def claim(db: Database, owner: UUID, limit: int, not_before: datetime | None) -> list[Job]:
+
+_CLAIM = """with recursive paused as materialized (
+    select coalesce(bool_or(scope = 'all'), false) as everything,
+           coalesce(array_agg(name) filter (where scope = 'shop'), '{}') as shops,
+           coalesce(array_agg(name) filter (where scope = 'kind'), '{}') as kinds,
+           coalesce(array_agg(name) filter (where scope = 'channel'), '{}') as channels
+    from pause),
+  shops as (
+    (select shop from message where queue = 'due' order by shop limit 1)
+    union all
+    select (select n.shop from message n where n.queue = 'due' and n.shop > s.shop
+            order by n.shop limit 1) from shops s where s.shop is not null),
+  busy as (
+    select s.shop, p.kinds, p.channels from shops s cross join paused p
+    where s.shop is not null and not p.everything and s.shop <> all (p.shops)
+      and exists (select from message m where m.queue = 'due' and m.shop = s.shop
+                    and m.due_at <= now() and m.state = 'pending')
+      and exists (select from dispatcher d
+                  where d.owner = $1 and d.lease_until > clock_timestamp())),
+  shares as (select *, greatest(1, ceil($2::numeric / count(*) over ()))::int as share
+             from busy),
+  due as (select d.id from shares cross join lateral (
+    select m.id from message m
+    where m.queue = 'due' and m.shop = shares.shop and m.state = 'pending'
+      and m.due_at <= now() and m.due_at >= coalesce($3, '-infinity'::timestamptz)
+      and m.expires_at > now()
+      and m.kind <> all (shares.kinds) and m.channel <> all (shares.channels)
+      and not exists (select from message e
+        where e.shop = m.shop and e.order_id = m.order_id and e.channel = m.channel
+          and e.id < m.id and (e.state in ('claimed', 'dispatching')
+                               or (e.state = 'pending' and e.due_at <= now())))
+    order by m.due_at, m.id limit shares.share for update skip locked) d
+    order by shares.shop <= $4, shares.shop
+    limit $2),
+  claimed as (
+    update message m set state = 'claimed', owner = $1, attempt = m.attempt + 1,
+                         updated_at = now()
+    from due where m.id = due.id returning m.*)
+  select c.id, c.attempt, c.tries, c.key, c.message_id, c.shop, c.order_id, c.kind, c.subject,
+         c.channel, c.role, c.round, c.fact_at, c.recorded_at, c.created_at, c.resends,
+         o.snapshot, s.cause as suppressed_by
+  from claimed c join orders o using (shop, order_id)
+  left join suppression s on s.shop = c.shop and s.channel = c.channel
+    and s.address_hash = o.email_hash
+  order by c.shop <= $4, c.shop, c.id"""
+
+
+async def claim(
+    db: Database, owner: UUID, limit: int, not_before: datetime | None, after_shop: str
+) -> list[Job]:
     """Claim due messages, fairly over the shops, oldest first; never two of one order and channel.
 
-    Of an order only an earlier message that is due now, or on its way, holds a later one back. Without a
-    lease nothing is claimed: the sweeper finds what a dead dispatcher held by its lease. `not_before` spares the scan over index entries of rows that left long ago.
+    Every shop with something due gets an equal share, in a round that begins behind `after_shop`. Of an
+    order only an earlier message that is due now, or on its way, holds a later one back. Without a lease
+    nothing is claimed: the sweeper finds what a dead dispatcher held by its lease. `not_before` spares
+    the scan over index entries of rows that left long ago.
     """
     rows = await db.fetch(
-        f"""with recursive shops as (
-              (select shop from message where queue = 'due' order by shop limit 1)
-              union all
-              select (select n.shop from message n where n.queue = 'due' and n.shop > s.shop
-                      order by n.shop limit 1) from shops s where s.shop is not null),
-            shares as (select shop, greatest(1, ceil($2::numeric / count(*) over ()))::int as share
-                       from shops where shop is not null
-                         and exists (select from dispatcher d
-                                     where d.owner = $1 and d.lease_until > clock_timestamp())),
-            due as (select d.id from shares cross join lateral (
-              select m.id from message m
-              where m.queue = 'due' and m.shop = shares.shop and m.state = 'pending'
-                and m.due_at <= now()
-                and m.due_at >= coalesce($3, '-infinity'::timestamptz)
-                and m.expires_at > now() and {NOT_PAUSED}
-                and not exists (select from message e
-                  where e.shop = m.shop and e.order_id = m.order_id and e.channel = m.channel
-                    and e.id < m.id and (e.state in ('claimed', 'dispatching')
-                                         or (e.state = 'pending' and e.due_at <= now())))
-              order by m.due_at, m.id limit shares.share for update skip locked) d
-              limit $2),
-            claimed as (
-              update message m set state = 'claimed', owner = $1, attempt = m.attempt + 1,
-                                   updated_at = now()
-              from due where m.id = due.id returning m.*)
-            select c.id, c.attempt, c.tries, c.key, c.shop, c.order_id, c.kind, c.subject, c.channel, c.role,
-                   c.round, c.fact_at, c.recorded_at, c.created_at, c.resends, o.snapshot::text,
-                   s.cause as suppressed_by
-            from claimed c join orders o using (shop, order_id)
-            left join suppression s on s.shop = c.shop and s.channel = c.channel
-              and s.address_hash = encode(sha256(convert_to(lower(btrim(
-                    coalesce(o.snapshot #>> '{{customer,email}}', ''))), 'UTF8')), 'hex')
-            order by c.id""",
+        _CLAIM,
         owner,
         limit,
         not_before,
+        after_shop,
     )
     return [Job(*r.values()) for r in rows]
+
+
+async def give_back(db: Database, owner: UUID, held: Sequence[int]) -> None:
+    """Make claims pending again that their owner does not know of: the answer to a claim got lost."""
+    await db.execute(
+        """update message set state = 'pending', owner = null
+           where queue = 'due' and owner = $1 and state = 'claimed' and id <> all ($2::bigint[])""",
+        owner,
+        held,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +204,59 @@ class Result:
     charged: bool = False  # whether a retry counts for the backoff
 
 
+_COMMIT = f"""with changed as (
+    update message m set
+      state = case when j.state = 'pending' and m.revoked is not null
+                   then 'suppressed' else j.state end,
+      reason = case when j.state = 'pending' then coalesce(m.revoked, j.reason)
+                    else j.reason end,
+      reply = coalesce(j.reply, m.reply), tries = m.tries + j.charged::int,
+      due_at = case when j.state = 'pending'
+                    then now() + make_interval(secs => j.seconds) else m.due_at end,
+      owner = null, updated_at = now()
+    from unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::float8[],
+                $8::bool[])
+      as j(id, attempt, state, reason, reply, seconds, charged)
+    where m.id = j.id and case when j.state = 'sent' then m.state <> 'sent'
+      else m.attempt = j.attempt and m.owner = $1
+           and m.state in ('claimed', 'dispatching') end
+    returning m.id, j.attempt, m.state, m.reason),
+  told as (
+    insert into outbox (event_id, topic, key, headers, value)
+    select e.event_id, e.topic, e.key, e.headers, e.value
+    from unnest($9::bigint[], $10::text[], $11::uuid[], $12::text[], $13::text[],
+                $14::jsonb[], $15::bytea[])
+      as e(id, state, event_id, topic, key, headers, value)
+    join changed using (id, state)
+    on conflict (event_id) do nothing returning seq),
+  queued as (insert into outbox_unpublished select seq from told),
+  bounced as (
+    insert into suppression (shop, channel, address_hash, cause)
+    select b.*, 'hard_bounce' from unnest($16::text[], $17::text[], $18::text[]) b
+    on conflict do nothing),
+  marked as (
+    update message m set state = 'dispatching', updated_at = now()
+    from unnest($19::bigint[], $20::int[]) j(id, attempt)
+    where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'
+      and m.expires_at > clock_timestamp() and {NOT_PAUSED}
+      and exists (select from dispatcher d
+                  where d.owner = $1 and d.lease_until > clock_timestamp())
+    returning m.id, j.attempt)
+  select id, attempt, state, reason from changed
+  union all select id, attempt, 'dispatching', null from marked"""
+
+
 async def commit(
     db: Tx | Database,
     owner: UUID,
     results: Sequence[Result],
     events: Sequence[tuple[int, str, Event]],
     marks: Sequence[Job],
-) -> dict[int, tuple[str, str | None]]:
-    """Write results, their events and marks in one statement; return new state and reason by row id.
+) -> dict[tuple[int, int], tuple[str, str | None]]:
+    """Write results, their events and marks in one statement; return state and reason by attempt.
+
+    An attempt is (row id, attempt): a process that was frozen may hold an old and a new one of one row,
+    and only the new one may act on the answer.
 
     A result: that the server accepted a message is believed whoever holds the row by now; everything
     else only from the attempt that still owns it. One that was revoked at the dot does not become due
@@ -188,46 +268,7 @@ async def commit(
     """
     bounced = [r for r in results if r.suppress_hash]
     rows = await db.fetch(
-        f"""with changed as (
-              update message m set
-                state = case when j.state = 'pending' and m.revoked is not null
-                             then 'suppressed' else j.state end,
-                reason = case when j.state = 'pending' then coalesce(m.revoked, j.reason)
-                              else j.reason end,
-                reply = coalesce(j.reply, m.reply), tries = m.tries + j.charged::int,
-                due_at = case when j.state = 'pending'
-                              then now() + make_interval(secs => j.seconds) else m.due_at end,
-                owner = null, updated_at = now()
-              from unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::float8[],
-                          $8::bool[])
-                as j(id, attempt, state, reason, reply, seconds, charged)
-              where m.id = j.id and case when j.state = 'sent' then m.state <> 'sent'
-                else m.attempt = j.attempt and m.owner = $1
-                     and m.state in ('claimed', 'dispatching') end
-              returning m.id, m.state, m.reason),
-            told as (
-              insert into outbox (event_id, topic, key, headers, value)
-              select e.event_id, e.topic, e.key, e.headers, e.value
-              from unnest($9::bigint[], $10::text[], $11::uuid[], $12::text[], $13::text[],
-                          $14::jsonb[], $15::bytea[])
-                as e(id, state, event_id, topic, key, headers, value)
-              join changed using (id, state)
-              on conflict (event_id) do nothing returning seq),
-            queued as (insert into outbox_unpublished select seq from told),
-            bounced as (
-              insert into suppression (shop, channel, address_hash, cause)
-              select b.*, 'hard_bounce' from unnest($16::text[], $17::text[], $18::text[]) b
-              on conflict do nothing),
-            marked as (
-              update message m set state = 'dispatching', updated_at = now()
-              from unnest($19::bigint[], $20::int[]) j(id, attempt)
-              where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'
-                and m.expires_at > clock_timestamp() and {NOT_PAUSED}
-                and exists (select from dispatcher d
-                            where d.owner = $1 and d.lease_until > clock_timestamp())
-              returning m.id)
-            select id, state, reason from changed
-            union all select id, 'dispatching', null from marked""",
+        _COMMIT,
         owner,
         [r.job.id for r in results],
         [r.job.attempt for r in results],
@@ -245,7 +286,7 @@ async def commit(
         [j.id for j in marks],
         [j.attempt for j in marks],
     )
-    return {r["id"]: (r["state"], r["reason"]) for r in rows}
+    return {(r["id"], r["attempt"]): (r["state"], r["reason"]) for r in rows}
 
 
 # ---------------------------------------------------------------- leases and the sweeper
@@ -264,21 +305,33 @@ async def renew_lease(db: Database, owner: UUID, seconds: float) -> None:
 
 async def end_lease(db: Database, owner: UUID) -> None:
     """Give back what is claimed and not begun, and end the lease; what is at the dot stays for the sweeper."""
-    await db.execute(
-        """update message set state = 'pending', owner = null
-           where queue = 'due' and owner = $1 and state = 'claimed'""",
-        owner,
-    )
+    await give_back(db, owner, [])
     await db.execute(
         "update dispatcher set lease_until = clock_timestamp() where owner = $1", owner
     )
 
 
-_SWEPT = """m.id, m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round, m.state,
-            m.reason, m.attempt"""
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A row that the sweeper moved to a state worth telling."""
+
+    key: str
+    shop: str
+    order_id: str
+    kind: str
+    subject: str
+    channel: str
+    role: str
+    round: int
+    state: str
+    reason: str | None
+    attempt: int
 
 
-async def sweep_dead_owners(tx: Tx) -> list[Mapping[str, Any]]:
+_SWEPT = ", ".join(f"m.{name}" for name in Swept.__slots__)
+
+
+async def sweep_dead_owners(tx: Tx) -> list[Swept]:
     """Take over from dispatchers whose lease ran out; return the rows whose fate nobody knows.
 
     Their claims become pending, their dots `unknown`. A dead dispatcher is forgotten when it holds
@@ -306,13 +359,13 @@ async def sweep_dead_owners(tx: Tx) -> list[Mapping[str, Any]]:
              and not exists (select from message m where m.queue = 'due' and m.owner = d.owner)""",
         owners,
     )
-    return [dict(r) for r in moved if r["state"] == "unknown"]
+    return [Swept(*r.values()) for r in moved if r["state"] == "unknown"]
 
 
-async def expire(tx: Tx) -> list[Mapping[str, Any]]:
+async def expire(tx: Tx) -> list[Swept]:
     """Expire pending messages whose life is over; return them."""
     rows = await tx.fetch(
-        f"""update message m set state = 'expired', reason = coalesce(m.reason, 'too_late'),
+        f"""update message m set state = 'expired', reason = 'too_late',
               updated_at = now()
             where m.id = any(array(select m.id from message m
                                    where m.queue = 'due' and m.state = 'pending'
@@ -320,7 +373,7 @@ async def expire(tx: Tx) -> list[Mapping[str, Any]]:
                                    limit 1000 for update skip locked))
             returning {_SWEPT}"""
     )
-    return [dict(r) for r in rows]
+    return [Swept(*r.values()) for r in rows]
 
 
 async def resend_unknown(tx: Tx, kinds: Sequence[str], after_seconds: float) -> None:
@@ -329,6 +382,7 @@ async def resend_unknown(tx: Tx, kinds: Sequence[str], after_seconds: float) -> 
         """update message m set state = 'pending', resends = 1, due_at = now(), updated_at = now()
            where m.id = any(array(select m.id from message m
              where m.queue = 'unknown' and m.resends = 0 and m.revoked is null
+               and m.expires_at > now()
                and m.kind = any($1::text[])
                and m.updated_at < now() - make_interval(secs => $2)
              limit 1000 for update skip locked))""",

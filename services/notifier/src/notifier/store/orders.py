@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from notifier.domain import address_hash
 from shared import facts
 from shared.errors import Retry
 from shared.facts import Fact
@@ -33,6 +34,9 @@ class Row:
     """A journal row as the plan needs to see it."""
 
     id: int
+    key: str
+    shop: str
+    order_id: str
     kind: str
     subject: str
     channel: str
@@ -73,9 +77,7 @@ async def _load_rows(tx: Tx, known: Sequence[Order], orders: Mapping[Key, Order]
         [o.order_id for o in known],
     )
     for r in rows:
-        orders[r["shop"], r["order_id"]].rows[r["key"]] = Row(
-            r["id"], r["kind"], r["subject"], r["channel"], r["role"], r["round"], r["state"]
-        )
+        orders[r["shop"], r["order_id"]].rows[r["key"]] = Row(*r.values())
 
 
 async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
@@ -84,9 +86,9 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     old = [o for o in orders if not o.is_new]
     if new:
         made = await tx.fetch(
-            """insert into orders (shop, order_id, facts, snapshot, revision)
+            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash)
                select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
-                                    $5::timestamptz[])
+                                    $5::timestamptz[], $6::text[])
                on conflict do nothing returning 1""",
             *_columns(new),
         )
@@ -95,9 +97,10 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     if old:
         await tx.execute(
             """update orders o set facts = n.facts, snapshot = n.snapshot, revision = n.revision,
-                 updated_at = now()
-               from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::timestamptz[])
-                 as n(shop, order_id, facts, snapshot, revision)
+                 email_hash = n.email_hash, updated_at = now()
+               from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::timestamptz[],
+                           $6::text[])
+                 as n(shop, order_id, facts, snapshot, revision, email_hash)
                where o.shop = n.shop and o.order_id = n.order_id""",
             *_columns(old),
         )
@@ -110,7 +113,14 @@ def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:
         [facts.dump(o.facts) for o in orders],
         [None if o.snapshot is None else orjson.dumps(o.snapshot).decode() for o in orders],
         [o.revision for o in orders],
+        [_hash_of(o.snapshot) for o in orders],
     )
+
+
+def _hash_of(snapshot: dict[str, Any] | None) -> str | None:
+    """Return the name under which the customer's address would stand on the suppression list."""
+    address = ((snapshot or {}).get("customer") or {}).get("email")
+    return address_hash(address) if address else None
 
 
 async def erase_orders(tx: Tx, keys: Sequence[Key]) -> None:
@@ -129,7 +139,7 @@ async def forget_old(db: Database) -> None:
     """Forget what is personal 180 days after an order's last event; the journal's rows hold nothing personal."""
     await in_steps(
         db,
-        f"""update orders set snapshot = null where ctid = any(array(
+        f"""update orders set snapshot = null, email_hash = null where ctid = any(array(
               select ctid from orders where updated_at < now() - interval '{PERSONAL_DAYS} days'
                 and snapshot is not null limit 1000))""",
     )

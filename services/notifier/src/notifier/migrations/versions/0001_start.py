@@ -14,6 +14,7 @@ create table orders (
   facts jsonb not null default '[]',
   snapshot jsonb,
   revision timestamptz,
+  email_hash text,
   updated_at timestamptz not null default now(),
   erased_at timestamptz,
   primary key (shop, order_id)
@@ -21,6 +22,7 @@ create table orders (
 create table message (
   id bigint generated always as identity primary key,
   key text not null unique,
+  message_id text not null,
   shop text not null,
   order_id text not null,
   kind text not null,
