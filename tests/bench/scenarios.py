@@ -21,12 +21,11 @@ from tests.bench.machine import Child, cpu_seconds, rss_mb, until
 from tests.bench.stack import Bench, Stack, commit_seconds, faults, stack
 
 import afterglow
-from notifier.handlers import Notifier
+from notifier.app import create_app
+from notifier.settings import Settings
 from shared import migrations
 from shared.clock import now
 from shared.events import Event, OrderPlaced, event_id
-from shared.shops import load
-from shared.store import Database
 
 CONNECTIONS = 32
 WAIT_SECONDS = 120
@@ -120,7 +119,7 @@ def dispatcher(bench: Bench, size: Size) -> Numbers:
     with stack(bench, "postgres") as on:
         first = bench.take_orders(size.dispatcher)
         numbers = range(first, first + size.dispatcher)
-        asyncio.run(_fill_journal(bench, on.database_url, numbers))
+        asyncio.run(_fill_journal(on, numbers))
         bench.sink.reset()
         on.start("notifier")
         skipped = size.dispatcher // 10
@@ -134,19 +133,20 @@ def dispatcher(bench: Bench, size: Size) -> Numbers:
         return _per_message(spent, counted) | {"rate": counted / seconds} | _memory(on)
 
 
-async def _fill_journal(bench: Bench, url: str, numbers: Sequence[int]) -> None:
+async def _fill_journal(on: Stack, numbers: Sequence[int]) -> None:
     """Make rows with the notifier's own handler, as if it had read these events."""
-    await migrations.ensure(url, "notifier")
-    handler = Notifier(load(bench.shop.shops_file, bench.shop.products_file, {}))
-    db = Database(url, "notifier")
-    await db.open()
+    await migrations.ensure(on.database_url, "notifier")
+    given = {name.lower(): value for name, value in on.environment.items()}
+    service = create_app(Settings.model_validate(given))
+    assert service.consumer is not None
+    await service.db.open()
     try:
         for start in range(0, len(numbers), PREFILL_BATCH):
             events = [_placed(n) for n in numbers[start : start + PREFILL_BATCH]]
-            async with db.transaction() as tx:
-                await handler.receive(tx, events)
+            async with service.db.transaction() as tx:
+                await service.consumer._handle(tx, events)
     finally:
-        await db.close()
+        await service.db.close()
 
 
 def _placed(n: int) -> Event:

@@ -202,9 +202,7 @@ class Stack:
                 table = f"{schema}.outbox_unpublished"
                 if not await conn.fetchval("select to_regclass($1)", table):
                     continue
-                if await conn.fetchval(
-                    f"select exists (select from {table})"
-                ):
+                if await conn.fetchval(f"select exists (select from {table})"):
                     return False
             return True
         finally:
@@ -219,6 +217,7 @@ def stack(bench: Bench, bus: str, **settings: str) -> Iterator[Stack]:
     base = bench.postgres.url.rsplit("/", 1)[0]
     environment = {
         "PATH": os.defpath,
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "DATABASE_URL": f"{base}/{name}",
         "BUS_URL": f"kafka://{bench.kafka}" if bus == "kafka" else "postgres:",
         "SHOPS_FILE": str(bench.shop.shops_file),

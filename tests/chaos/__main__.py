@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.chaos.checker import Violation, check, summary, timeline
 from tests.chaos.evidence import gather
-from tests.chaos.rig import ENDLESS, Plan, Rig
+from tests.chaos.rig import Plan, Rig
 
 from shared.failpoints import POINTS
 
@@ -60,8 +60,6 @@ async def run(plan: Plan, name: str, *, keep: Path | None = None, quiet: bool = 
             async with asyncio.TaskGroup() as group:
                 group.create_task(load.run())
                 await rig.storm(load)
-                if not load.ended and load.orders >= ENDLESS:
-                    load.hurry.set()
                 calm = time.monotonic()
                 while not load.ended:
                     if time.monotonic() - calm > 60:
@@ -153,7 +151,7 @@ def _plan(options: argparse.Namespace, bus: str, servers: str | None, runs: int)
             raise SystemExit(f"chaos: --seconds must be {overhead + 10:.0f} or more")
         return Plan(
             **common,
-            orders=ENDLESS,
+            orders=0,
             kills=0,
             seconds=storm,
             storm_seconds_max=storm + (15 if runs == 1 else 5),

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import SecretStr
 from tests.chaos.checker import Accepted, Ack, Change, Dead, History, InTopic, Message, Outgoing
 from tests.chaos.load import address, read_log
-from tests.chaos.rig import MESSAGE_ID_DOMAIN, SECRET, Rig
+from tests.chaos.rig import SECRET, Rig
 
 from shared.bus import open_bus
 from shared.events import TOPICS

@@ -26,6 +26,7 @@ from shared.clock import now
 FILES = Path(__file__).parents[2] / "deploy/src/afterglow/demo_files"
 ANSWER_SECONDS = 15.0
 WORKERS = 48
+WALK_PER_SECOND = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,10 +305,10 @@ class Load:
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._unsynced = False
         self._number = 0
-        self._began = 0.0
+        self._began = self._walked = 0.0
 
     async def run(self) -> None:
-        """Tell all orders, or those that fit in until `hurry`."""
+        """Tell orders until `hurry`, at a walk once all that were asked for are told."""
         self._began = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=2)
         connector = aiohttp.TCPConnector(limit=0)
@@ -332,8 +333,8 @@ class Load:
                 await asyncio.to_thread(os.fsync, self._log)
 
     async def _work(self, session: aiohttp.ClientSession) -> None:
-        while not self.hurry.is_set() and self.told < self.orders:
-            early = self.told / self.per_second - (time.monotonic() - self._began)
+        while not self.hurry.is_set():
+            early = self._due() - time.monotonic()
             if early > 0:
                 await asyncio.sleep(min(early, 0.2))
                 continue
@@ -341,6 +342,14 @@ class Load:
             journey = self.tales.journey(self._number)
             self.told += journey.orders
             await self._live(session, journey)
+
+    def _due(self) -> float:
+        """Return when the next order is to be told."""
+        if self.told < self.orders or not self.orders:
+            return self._began + self.told / self.per_second
+        if not self._walked:
+            self._walked = time.monotonic()
+        return self._walked + (self.told - self.orders) / min(self.per_second, WALK_PER_SECOND)
 
     async def _live(self, session: aiohttp.ClientSession, journey: Journey) -> None:
         for number, posts in enumerate(journey.rounds):

@@ -31,8 +31,8 @@ from afterglow.postgres import Postgres, free_port
 from shared.failpoints import POINTS
 
 ROOT = Path(__file__).parents[2]
-ENDLESS = 10**9  # orders, when the time ends a run
 READY_SECONDS = 90.0
+PROGRESS_SECONDS = 30.0
 ARMED_SECONDS = 12.0  # so long may a failpoint take to be reached before the process is dealt with
 FAULTS = (
     "drop@accepted=0.002;slow@accepted:0.004=0.25;slow@accepted:0.012=0.25;slow@accepted:0.02=0.2;"
@@ -415,18 +415,17 @@ class Rig:
     async def storm(self, load: Load) -> None:
         """Kill, freeze and restart until the plan is fulfilled, or its time is up."""
         began = time.monotonic()
-        plan, restarts_left = self.plan, self.plan.restarts
+        plan, restarts_left, told_at = self.plan, self.plan.restarts, 0.0
         async with asyncio.TaskGroup() as group:
             while (lasted := time.monotonic() - began) < plan.storm_seconds_max:
                 missing = [p for p in self._to_fire if not self.fired[p] or plan.again]
                 enough = lasted >= plan.seconds and self.kills >= plan.kills
-                if (
-                    enough
-                    and (not missing or plan.again)
-                    and (load.ended or plan.orders >= ENDLESS)
-                ):
+                if enough and (not missing or plan.again) and load.told >= plan.orders:
                     break
                 await asyncio.sleep(self.dice.uniform(*plan.pause))
+                if lasted > told_at + PROGRESS_SECONDS:
+                    told_at = lasted
+                    self.say(f"{lasted:.0f} s: {load.told} orders told, {self.kills} kills")
                 share = (plan.restarts - restarts_left + 1) / (plan.restarts + 1)
                 if restarts_left and lasted > share * max(plan.seconds, 20):
                     restarts_left -= 1
@@ -434,9 +433,10 @@ class Rig:
                     continue
                 names, weights = zip(*plan.dice.items(), strict=True)
                 action = self.dice.choices(names, weights)[0]
-                if lasted > plan.seconds * 0.3 and missing and not plan.again:
+                if lasted > plan.seconds * 0.3 and missing and self.dice.random() < 0.6:
                     action = "point"
                 self._act(action, missing, group)
+        load.hurry.set()
         self.say(f"storm over after {time.monotonic() - began:.0f} s, {self.kills} kills")
 
     def _act(self, action: str, missing: list[str], group: asyncio.TaskGroup) -> None:
@@ -466,8 +466,8 @@ class Rig:
 
     def _arm(self, missing: list[str]) -> None:
         """Start a process that will kill itself at a place nobody died at so far."""
-        armed = {p.armed.partition("=")[0] for p in self.services}
-        armed |= {p.next_points.partition("=")[0] for p in self.services}
+        armed = {p.next_points.partition("=")[0] for p in self.services}
+        armed |= {p.armed.partition("=")[0] for p in self.services if not self._free([p])}
         for point in missing:
             hosts = self.orders if point.startswith("oe.") else self.notifiers
             if point.startswith("rl."):

@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from notifier.app import create_app
-from notifier.handlers import Notifier
 from notifier.settings import Settings
+from shared.consumer import Consumer
 from shared.events import Event
 from shared.service import Service
 from shared.store import Database
@@ -42,18 +42,22 @@ class Desk:
     """A notifier's parts; nothing is sent unless the test runs the dispatcher."""
 
     service: Service
-    notifier: Notifier
     settings: Settings
 
     @property
     def db(self) -> Database:
         return self.service.db
 
+    @property
+    def consumer(self) -> Consumer:
+        assert self.service.consumer is not None
+        return self.service.consumer
+
     async def hear(self, *events: Event) -> None:
         """Take events as the consumer would: one transaction, each event once."""
         async with self.db.transaction() as tx:
             fresh = await tx.first_time("notifier", [e.id for e in events])
-            await self.notifier.receive(tx, [e for e in events if e.id in fresh])
+            await self.consumer._handle(tx, [e for e in events if e.id in fresh])
 
     async def rows(self) -> list[tuple[str, str, str | None]]:
         found = await self.db.fetch("select order_id, state, reason from message order by id")
@@ -104,12 +108,13 @@ async def make_desk(
             "smtp_url": "smtp://127.0.0.1:1",
             "smtp_connections": 2,
             "dispatcher_lease_seconds": 1,
-            "unknown_resend_after_seconds": 1,
+            "smtp_reply_seconds": 2,
+            "unknown_resend_after_seconds": 4,
         }
         settings = Settings(**(stated | changes))
         service = create_app(settings)
         await service.db.open()
-        made.append(Desk(service, Notifier(service.shops), settings))
+        made.append(Desk(service, settings))
         return made[-1]
 
     yield make

@@ -1,8 +1,6 @@
 """The command line: `afterglow …`, or `python -m afterglow …`."""
 
 import asyncio
-import hashlib
-import secrets
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -19,10 +17,12 @@ from afterglow.terminal import Interrupted, PrefixedOutput, run_until_interrupte
 from afterglow.up import DEFAULT_BASE_PORT, DEFAULT_DATA, Options, running
 from shared import shops
 from shared.errors import AfterglowError
+from shared.security import new_api_key
 from shared.shops import ShopsInvalid
 
 _INTERRUPTED = 130
 _NOTIFIER = "notifier"
+_ORDER_EVENTS = "order-events"
 
 P = ParamSpec("P")
 Data = Annotated[Path, typer.Option(help="The folder that everything is kept in.")]
@@ -35,12 +35,14 @@ templates = typer.Typer(no_args_is_help=True, help="What messages look like.")
 order = typer.Typer(no_args_is_help=True, help="What the services know about one order.")
 unknown = typer.Typer(no_args_is_help=True, help="Messages whose acceptance nobody could see.")
 dead = typer.Typer(no_args_is_help=True, help="Events that could not be handled.")
+quarantine = typer.Typer(no_args_is_help=True, help="Signed webhooks that were not understood.")
 for _name, _commands in (
     ("key", key),
     ("templates", templates),
     ("order", order),
     ("unknown", unknown),
     ("dead", dead),
+    ("quarantine", quarantine),
 ):
     main.add_typer(_commands, name=_name)
 
@@ -129,9 +131,9 @@ def check(
 @key.command("new")
 def key_new() -> None:
     """Make an API key: the key for the shop's system, its hash for shops.toml."""
-    made = secrets.token_urlsafe(32)
+    made, digest = new_api_key()
     typer.echo(f"API key, shown once:      {made}")
-    typer.echo(f"for api_keys in the file: {hashlib.sha256(made.encode()).hexdigest()}")
+    typer.echo(f"for api_keys in the file: {digest}")
 
 
 @templates.command("preview")
@@ -254,6 +256,22 @@ def dead_replay(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> 
 def dead_discard(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> None:
     """Take it off the list for good."""
     _print(_operator(data).ask(service, "POST", f"/v1/dead/{quote(number, safe='')}/discard"))
+
+
+@quarantine.command("list")
+@_told
+def quarantine_list(data: Data = DEFAULT_DATA) -> None:
+    """List the newest ones, without their bodies."""
+    told = _operator(data).ask(_ORDER_EVENTS, "GET", "/v1/quarantine")["quarantine"]
+    _print([{k: v for k, v in row.items() if k != "body"} for row in told])
+
+
+@quarantine.command("replay")
+@_told
+def quarantine_replay(number: Id, data: Data = DEFAULT_DATA) -> None:
+    """Read one again, when a newer version understands it."""
+    path = f"/v1/quarantine/{quote(number, safe='')}/replay"
+    _print(_operator(data).ask(_ORDER_EVENTS, "POST", path))
 
 
 def _operator(data: Path) -> Operator:

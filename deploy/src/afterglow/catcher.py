@@ -6,9 +6,7 @@ the loopback address, and forwards nothing.
 
 import argparse
 import asyncio
-import contextlib
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -18,6 +16,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from afterglow.inbox import inbox_app
 from afterglow.mailbox import Mailbox
 from shared.observability import configure_logs
+from shared.web import Server
 
 HOST = "127.0.0.1"
 _LARGEST_MESSAGE = 32 * 1024 * 1024
@@ -36,14 +35,6 @@ class _Handler:
         content = envelope.original_content or b""
         mail = self._mailbox.add(envelope.mail_from or "", tuple(envelope.rcpt_tos), content)
         return f"250 2.0.0 kept as {mail.id}"
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: SIGTERM ends both servers in order."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve(
@@ -71,7 +62,7 @@ async def serve(
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    web = _Server(config)
+    web = Server(config)
     smtp = await loop.create_server(protocol, host, smtp_port, backlog=512)
     async with smtp, asyncio.TaskGroup() as group:
         log.info("catcher_started", smtp=smtp_port, inbox=http_port)

@@ -53,7 +53,7 @@ class Consumer:
         self._db = db
         self._bus = bus
         self._group = group
-        self._topics = tuple(topics)
+        self.topics = tuple(topics)
         self._handle = handle
         self._decode = decode
         self._after = after
@@ -68,7 +68,7 @@ class Consumer:
         while not life.stopping.is_set():
             life.turned(name)
             try:
-                self.subscription = await self._bus.subscribe(self._group, self._topics)
+                self.subscription = await self._bus.subscribe(self._group, self.topics)
                 self._guarded.clear()
                 await self._consume(life, name)
             except BusUnavailable as error:

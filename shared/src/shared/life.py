@@ -4,7 +4,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -46,6 +47,15 @@ class Life:
                 await event.wait()
         except TimeoutError:
             pass
+
+    async def unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this, or as much of it as there is time for until the process is to stop."""
+        async with asyncio.TaskGroup() as group:
+            doing = group.create_task(work)
+            stop = group.create_task(self.stopping.wait())
+            await asyncio.wait([doing, stop], return_when=asyncio.FIRST_COMPLETED)
+            doing.cancel()
+            stop.cancel()
 
     def stuck(self) -> str | None:
         """Return the name of a loop that has not turned in time."""

@@ -26,6 +26,9 @@ WEBHOOKS = Counter(
 EVENTS_ACCEPTED = Counter(
     "afterglow_events_accepted_total", "Events made durable on request of a sender.", ["type"]
 )
+SCANS_UNMAPPED = Counter(
+    "afterglow_scans_unmapped_total", "Scans whose status word has no state of ours.", ["source"]
+)
 EVENTS_PUBLISHED = Counter(
     "afterglow_events_published_total", "Events handed to the bus.", ["service", "topic"]
 )

@@ -14,7 +14,7 @@ from shared.events import Record
 from shared.failpoints import failpoint
 from shared.life import Life
 from shared.observability import EVENTS_PUBLISHED
-from shared.store import Database, is_transient, load_headers
+from shared.store import Database, is_transient, load_headers, lock_relay
 
 BATCH_MAX = 500
 POLL_SECONDS = 0.25
@@ -60,13 +60,12 @@ class Relay:
     async def publish_batch(self) -> int:
         """Hand over at most BATCH_MAX events; return how many."""
         async with self._db.transaction() as tx:
-            if not await tx.fetchval(
-                "select pg_try_advisory_xact_lock(hashtext('relay'), hashtext(current_schema()))"
-            ):
+            if not await lock_relay(tx, wait=False):
                 return 0
             rows = await tx.fetch(
                 """select seq, topic, key, headers, value
-                   from outbox_unpublished join outbox using (seq) order by seq limit $1""",
+                   from outbox where seq = any(array(
+                     select seq from outbox_unpublished order by seq limit $1)) order by seq""",
                 BATCH_MAX,
             )
             if not rows:

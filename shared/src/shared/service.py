@@ -7,24 +7,12 @@ SIGTERM drains: no new requests, loops finish what they hold, clients are closed
 import asyncio
 import contextlib
 import signal
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import structlog
-import uvicorn
-from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -32,38 +20,23 @@ from starlette.routing import Route
 from shared import failpoints, migrations, store
 from shared.bus import Bus, open_bus
 from shared.consumer import Consumer
-from shared.errors import (
-    AfterglowError,
-    BusUnavailable,
-    GiveUp,
-    Malformed,
-    Refused,
-    Retry,
-    UnknownType,
-)
+from shared.dead_api import dead_routes
+from shared.errors import AfterglowError, BusUnavailable, Retry
 from shared.group_commit import GroupCommit
 from shared.life import Life
-from shared.observability import (
-    CONSUMER_LAG,
-    DEAD_EVENTS,
-    HTTP_REQUESTS,
-    OUTBOX_AGE,
-    configure_logs,
-)
+from shared.observability import CONSUMER_LAG, DEAD_EVENTS, OUTBOX_AGE, configure_logs
 from shared.relay import Relay
-from shared.security import BodyLimit, OperatorKeys, SecurityHeaders
+from shared.security import OperatorKeys
 from shared.settings import Settings
 from shared.shops import Shops
 from shared.store import Database, is_transient
+from shared.web import Endpoint, http_app, json_response, serve
 
 MEASURE_SECONDS = 5.0
 CLEAN_UP_SECONDS = 600.0
-RETRY_AFTER_SECONDS = 5
-BIGINT_DIGITS = 18
 log = structlog.get_logger(__name__)
 
 Loop = Callable[[Life], Coroutine[Any, Any, None]]
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
@@ -90,18 +63,6 @@ class Service:
     tidy: Callable[[], Awaitable[None]] | None = None
 
 
-def json_response(
-    body: Any, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Answer with JSON; datetimes in RFC 3339, in UTC."""
-    return Response(
-        orjson.dumps(body, option=orjson.OPT_UTC_Z | orjson.OPT_SORT_KEYS, default=str),
-        status,
-        headers=headers,
-        media_type="application/json",
-    )
-
-
 def parts(name: str, settings: Settings) -> tuple[Database, Bus, Relay]:
     """Build the parts that all services share; nothing connects yet."""
     db = Database(
@@ -112,66 +73,6 @@ def parts(name: str, settings: Settings) -> tuple[Database, Bus, Relay]:
 
 
 # ---------------------------------------------------------------- HTTP
-
-
-async def _refused(_: Request, error: Any) -> Response:
-    body = {"error": error.code, "detail": error.detail, "field": error.field, "index": error.index}
-    return json_response(
-        {k: v for k, v in body.items() if v is not None}, error.status, error.headers
-    )
-
-
-async def _http_error(_: Request, error: Any) -> Response:
-    names = {404: "not_found", 405: "method_not_allowed"}
-    code = names.get(error.status_code, "refused")
-    return json_response({"error": code, "detail": error.detail}, error.status_code, error.headers)
-
-
-def _unavailable() -> Response:
-    body = {"error": "unavailable", "detail": "the store cannot be reached; send it again later"}
-    return json_response(body, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)})
-
-
-def _check_texts(request: Request) -> None:
-    """Refuse a NUL in an address: no id holds one, and no text of the database can."""
-    if any("\0" in str(text) for text in request.path_params.values()):
-        raise Refused(404, "not_found", "no such address")
-    if any("\0" in text for text in request.query_params.values()):
-        raise Refused(422, "invalid_text", "a parameter contains the NUL character")
-
-
-def _counted(service: str, route: Route) -> Route:
-    """Wrap a route: count its answers, turn a database that is away into 503, hide everything else."""
-    inner: Endpoint = route.endpoint
-
-    async def endpoint(request: Request) -> Response:
-        try:
-            _check_texts(request)
-            response = await inner(request)
-        except Refused as error:
-            response = await _refused(request, error)
-        except GiveUp as error:
-            response = await _refused(request, Refused(422, "unacceptable", str(error)))
-        except Exception as error:
-            if is_transient(error) or isinstance(error, Retry):
-                log.warning("request_unavailable", route=route.path, reason=type(error).__name__)
-                response = _unavailable()
-            else:
-                log.exception("request_failed", route=route.path)
-                body = {"error": "internal", "detail": "this is our fault; it has been logged"}
-                response = json_response(body, 500)
-        HTTP_REQUESTS.labels(service, route.path, str(response.status_code)).inc()
-        return response
-
-    return Route(route.path, endpoint, methods=sorted(route.methods or {"GET"}), name=route.name)
-
-
-def http_app(service: str, routes: Sequence[Route]) -> Any:
-    """Build one port's ASGI app: routes, uniform errors, body limit, security headers."""
-    app = FastAPI(title=f"afterglow {service}", openapi_url=None)
-    app.router.routes.extend(_counted(service, route) for route in routes)
-    app.add_exception_handler(HTTPException, _http_error)
-    return SecurityHeaders(BodyLimit(app))
 
 
 def internal_routes(service: Service) -> list[Route]:
@@ -213,106 +114,9 @@ def internal_routes(service: Service) -> list[Route]:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     open_routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    return open_routes + [guarded(r) for r in (*_dead_routes(service), *service.internal)]
-
-
-def _dead_routes(service: Service) -> list[Route]:
-    db = service.db
-    columns = """id, consumer, topic, partition, "offset", key, error_class, error_text, attempts,
-                 first_at, last_at, state"""
-
-    async def listing(request: Request) -> Response:
-        state = request.query_params.get("state", "open")
-        rows = await db.fetch(
-            f"select {columns} from dead_event where state = $1 order by id limit 500",  # noqa: S608
-            state,
-        )
-        return json_response({"dead": [dict(r) for r in rows]})
-
-    async def show(request: Request) -> Response:
-        row = await db.fetchrow(
-            f"select {columns}, headers, value from dead_event where id = $1",  # noqa: S608
-            _number(request),
-        )
-        if row is None:
-            raise Refused(404, "not_found", "no dead event has this number")
-        value = row["value"]
-        body = dict(row) | {
-            "headers": orjson.loads(row["headers"]),
-            "value": None if value is None else bytes(value).decode(errors="replace"),
-        }
-        return json_response(body)
-
-    async def again(request: Request) -> Response:
-        if service.consumer is None:
-            raise Refused(409, "no_consumer", "this service reads no topic")
-        try:
-            done = await service.consumer.replay(_number(request))
-        except (GiveUp, Malformed, UnknownType) as error:
-            raise Refused(409, "still_dead", str(error)) from None
-        if not done:
-            raise Refused(404, "not_found", "no open dead event of the consumer has this number")
-        return json_response({"state": "replayed"})
-
-    async def discard(request: Request) -> Response:
-        tag = await db.execute(
-            "update dead_event set state = 'discarded' where id = $1 and state = 'open'",
-            _number(request),
-        )
-        if tag.endswith(" 0"):
-            raise Refused(404, "not_found", "no open dead event has this number")
-        return json_response({"state": "discarded"})
-
-    return [
-        Route("/v1/dead", listing),
-        Route("/v1/dead/{id}", show),
-        Route("/v1/dead/{id}/replay", again, methods=["POST"]),
-        Route("/v1/dead/{id}/discard", discard, methods=["POST"]),
+    return open_routes + [
+        guarded(r) for r in (*dead_routes(service.db, service.consumer), *service.internal)
     ]
-
-
-def _number(request: Request) -> int:
-    text = request.path_params["id"]
-    if not (text.isascii() and text.isdigit() and len(text) <= BIGINT_DIGITS):
-        raise Refused(404, "not_found", "no such number")
-    return int(text)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: the service decides when to stop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _serve(life: Life, app: Any, host: str, port: int) -> None:
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        http="httptools",  # h11 does not refuse a length beside chunked encoding
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-        backlog=1024,
-    )
-    server = _Server(config)
-
-    async def stop() -> None:
-        await life.stopping.wait()
-        server.should_exit = True
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(stop())
-        await server.serve()
-        if not life.stopping.is_set():
-            message = f"the HTTP server on port {port} ended by itself"
-            raise RuntimeError(message)
 
 
 # ---------------------------------------------------------------- loops
@@ -337,7 +141,9 @@ async def _measure(service: Service, life: Life) -> None:
 async def _measure_lag(service: Service) -> None:
     if service.consumer is None or service.consumer.subscription is None:
         return
-    behind: dict[str, int] = {}
+    behind = dict.fromkeys(
+        service.consumer.topics, 0
+    )  # of a topic, all partitions may be elsewhere
     for (topic, _), records in (await service.consumer.subscription.lag()).items():
         behind[topic] = behind.get(topic, 0) + records
     for topic, records in behind.items():
@@ -348,12 +154,16 @@ async def _clean_up(service: Service, life: Life) -> None:
     while not life.stopping.is_set():
         await life.sleep(CLEAN_UP_SECONDS)
         try:
-            await store.clean_up(service.db)
-            if service.tidy is not None:
-                await service.tidy()
+            await life.unless_stopping(_forget(service))
         except Exception as error:
             if not is_transient(error):
                 raise
+
+
+async def _forget(service: Service) -> None:
+    await store.clean_up(service.db)
+    if service.tidy is not None:
+        await service.tidy()
 
 
 async def _until_signal(life: Life, shops: Shops) -> None:
@@ -426,8 +236,8 @@ async def _work(service: Service, life: Life) -> None:
         work.create_task(_clean_up(service, life))
         for loop in service.loops:
             work.create_task(loop(life))
-        work.create_task(_serve(life, public, settings.http_host, settings.http_port))
-        work.create_task(_serve(life, internal, settings.internal_host, settings.internal_port))
+        work.create_task(serve(life, public, settings.http_host, settings.http_port))
+        work.create_task(serve(life, internal, settings.internal_host, settings.internal_port))
         log.info("started", http=settings.http_port, internal=settings.internal_port)
 
 

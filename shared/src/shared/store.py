@@ -26,8 +26,8 @@ _TRANSIENT = (
     asyncpg.exceptions.InterfaceError,
     asyncpg.exceptions.InternalClientError,  # the server ended this connection and it is used before that shows
     asyncpg.PostgresConnectionError,
-    asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.LockNotAvailableError,
@@ -35,6 +35,9 @@ _TRANSIENT = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.ReadOnlySQLTransactionError,  # a server that was the primary a moment ago
 )
+
+CONTENTION = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""Two transactions were in each other's way: the same one succeeds when it is simply run again."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -157,8 +160,9 @@ class Database:
                 "idle_in_transaction_session_timeout": "60s",
                 "timezone": "UTC",
                 "jit": "off",
-                # Every statement here is a short one on indexed keys. Planned once, by index, it stays
-                # that: tables that were empty a moment ago make the planner guess wrong.
+                # Every statement is a short one on indexed keys, planned once. Tables that were empty a
+                # moment ago make the planner guess wrong, so scans are forbidden here, and look-ups by
+                # arrays are laterals or `= any(array)`: the index is then the only sensible plan.
                 "plan_cache_mode": "force_generic_plan",
                 "enable_seqscan": "off",
             },
@@ -234,17 +238,31 @@ async def cancel_timers(tx: Tx, keys: Sequence[str]) -> None:
     await tx.execute("delete from timer where key = any($1::text[])", keys)
 
 
-async def take_due_timers(tx: Tx, limit: int) -> list[Timer]:
-    """Take timers that are due by the database clock; they are gone when `tx` commits, not before."""
+async def take_due_timers(tx: Tx, limit: int, *, kind: str | None = None) -> list[Timer]:
+    """Take timers (of one kind) that are due by the database clock; gone when `tx` commits, not before."""
     rows = await tx.fetch(
         """delete from timer where key = any(array(
-             select key from timer where due_at <= now() order by due_at limit $1
-             for update skip locked))
+             select key from timer where due_at <= now() and ($2::text is null or kind = $2)
+             order by due_at limit $1 for update skip locked))
            returning key, kind, due_at, payload""",
         limit,
+        kind,
     )
     found = [Timer(r["key"], r["kind"], r["due_at"], orjson.loads(r["payload"])) for r in rows]
     return sorted(found, key=lambda t: (t.due_at, t.key))
+
+
+async def lock_relay(tx: Tx, *, wait: bool) -> bool:
+    """Hold this service's relay still until `tx` ends; False when another transaction does (no `wait`).
+
+    The relay itself holds it for each batch. Whoever blanks what stands in the outbox waits for it, so
+    that no relay appends a body it read a moment before.
+    """
+    keys = "(hashtext('relay'), hashtext(current_schema()))"
+    if wait:
+        await tx.execute(f"select pg_advisory_xact_lock{keys}")
+        return True
+    return bool(await tx.fetchval(f"select pg_try_advisory_xact_lock{keys}"))
 
 
 async def in_steps(db: Database, sql: str) -> None:
@@ -266,4 +284,10 @@ async def clean_up(db: Database) -> None:
               where created_at < now() - interval '{OUTBOX_DAYS} days'
                 and not exists (select from outbox_unpublished u where u.seq = o.seq)
               limit 5000))""",
+    )
+    await in_steps(
+        db,
+        f"""update dead_event set value = null where id = any(array(select id from dead_event
+              where value is not null and last_at < now() - interval '{PERSONAL_DAYS} days'
+              limit 1000))""",
     )

@@ -19,8 +19,9 @@ from shared.clock import now
 from shared.errors import BusUnavailable
 from shared.events import TOPICS, Event, EventData, OrderPlaced, Record, rfc3339
 from shared.life import Life
-from shared.service import Service, http_app, internal_routes
+from shared.service import Service, internal_routes
 from shared.store import Tx
+from shared.web import http_app
 
 Place = tuple[str, int]
 

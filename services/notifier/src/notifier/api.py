@@ -10,8 +10,8 @@ from notifier import store
 from shared import facts
 from shared.errors import Refused
 from shared.security import read_json
-from shared.service import json_response
 from shared.store import Database
+from shared.web import json_response
 
 _SCOPES = frozenset({"all", "shop", "kind", "channel"})
 _NAME_MAX = 100

@@ -4,20 +4,22 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from traceback import format_tb
 from typing import Any
 
 import orjson
+import structlog
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
 from order_events import domain, store
-from order_events.adapters import shopify, woocommerce
+from order_events.adapters import reading, shopify, woocommerce
 from order_events.handlers import Answer, Item, Request, Stated, Webhook
 from order_events.store import Claim
 from shared import facts
 from shared.clock import now
-from shared.errors import GiveUp, Malformed, Refused
+from shared.errors import GiveUp, Malformed, Refused, Retry
 from shared.events import (
     INBOUND_TYPES,
     Event,
@@ -28,18 +30,21 @@ from shared.events import (
     from_bare,
     from_http,
     read_inbound,
+    traceparent_or_none,
 )
 from shared.observability import WEBHOOKS
 from shared.security import bearer_token, media_type, read_json, unauthorized
-from shared.service import json_response
 from shared.shops import Shop, Shops
-from shared.store import Database
+from shared.store import Database, is_transient
+from shared.web import json_response, row_number
 
 BATCH_MAX = 500
 _SINGLE = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _SOURCES: Mapping[str, Any] = {"shopify": shopify, "woocommerce": woocommerce}
+_TOPIC_HEADERS = {"shopify": "x-shopify-topic", "woocommerce": "x-wc-webhook-topic"}
+log = structlog.get_logger(__name__)
 
 Submit = Callable[[Item], Awaitable[Answer]]
 
@@ -108,14 +113,23 @@ class _Ingest:
         if not adapter.verify(body, http.headers, secrets):
             WEBHOOKS.labels(source, "bad_signature").inc()
             raise Refused(401, "bad_signature", "the signature does not fit the body")
-        hook = _read_webhook(adapter, source, body, http.headers, shop)
-        try:
-            answer = await self._submit(hook)
-        except GiveUp as error:  # understood, but no bus carries what it says
-            answer = await self._submit(replace(hook, unusable=str(error)))
+        answer = await self._take(_read_webhook(source, body, http.headers, shop))
         status = 200 if answer.outcome == "quarantined" else 202
         ids = [str(i) for i in answer.ids]
         return json_response({"outcome": answer.outcome, "ids": ids}, status)
+
+    async def _take(self, hook: Webhook) -> Answer:
+        """Keep a signed delivery; what cannot be carried out is quarantined, never sent back."""
+        try:
+            return await self._submit(hook)
+        except (Refused, Retry):
+            raise
+        except Exception as error:
+            if is_transient(error):
+                raise
+            reason = _fault(error, hook.source)
+        nothing = replace(hook.delivery, statements=())
+        return await self._submit(replace(hook, delivery=nothing, unusable=reason))
 
     async def _accept(
         self,
@@ -127,7 +141,7 @@ class _Ingest:
     ) -> Response:
         trace = _trace(http)
         events = tuple(
-            Stated(claim.ids[0], e.data, e.time, e.ce_source, trace)
+            Stated(claim.ids[0], e.data, e.time, e.ce_source, e.traceparent or trace)
             for e, claim in zip(inbound, claims, strict=True)
         )
         if whole is not None:
@@ -173,9 +187,7 @@ def _sha256_of(inbound: Inbound) -> bytes:
 
 
 def _trace(http: HttpRequest) -> str | None:
-    value = http.headers.get("traceparent", "")
-    fits = re.fullmatch(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", value)
-    return value if fits else None
+    return traceparent_or_none(http.headers.get("traceparent"))
 
 
 def _accepted(answer: Answer) -> Response:
@@ -183,17 +195,26 @@ def _accepted(answer: Answer) -> Response:
     return json_response(body, 202)
 
 
-def _read_webhook(
-    adapter: Any, source: str, body: bytes, headers: Mapping[str, str], shop: Shop
-) -> Webhook:
+def _read_webhook(source: str, body: bytes, headers: Mapping[str, str], shop: Shop) -> Webhook:
+    trace = traceparent_or_none(headers.get("traceparent"))
     try:
-        return Webhook(shop, source, adapter.read(body, headers, shop), body)
-    except domain.Unusable as error:
-        topic = str(
-            headers.get(f"x-{'wc-webhook' if source == 'woocommerce' else source}-topic", "")
-        )
-        nothing = domain.Delivery(topic[:100], None, None, ())
-        return Webhook(shop, source, nothing, body, str(error) or "not understood")
+        delivery = _SOURCES[source].read(body, headers, shop)
+    except Exception as error:  # noqa: BLE001 - no body of a platform may end as an error at the platform
+        reason = _fault(error, source)
+    else:
+        return Webhook(shop, source, delivery, body, traceparent=trace)
+    topic = str(headers.get(_TOPIC_HEADERS[source], ""))[:100]
+    nothing = domain.Delivery(topic, None, reading.order_id_of(topic, body), ())
+    return Webhook(shop, source, nothing, body, reason, trace)
+
+
+def _fault(error: Exception, source: str) -> str:
+    """Say why a delivery is quarantined; a fault of ours is logged, without what it says of a person."""
+    if isinstance(error, domain.Unusable | GiveUp):
+        return str(error) or "not understood"
+    where = "".join(format_tb(error.__traceback__)[-4:])  # the message may quote the body
+    log.error("delivery_fails", source=source, error=type(error).__name__, where=where)
+    return type(error).__name__
 
 
 def inbound_event(record: Record, shops: Shops) -> Event:
@@ -211,13 +232,14 @@ def inbound_event(record: Record, shops: Shops) -> Event:
         source=inbound.ce_source,
         time=inbound.time,
         recorded_at=now(),
+        traceparent=inbound.traceparent,
     )
 
 
 # ---------------------------------------------------------------- operators
 
 
-def internal_routes(db: Database) -> list[Route]:
+def internal_routes(db: Database, submit: Submit, shops: Shops) -> list[Route]:
     """Return what operators may ask."""
 
     async def order(http: HttpRequest) -> Response:
@@ -247,7 +269,23 @@ def internal_routes(db: Database) -> list[Route]:
         ]
         return json_response({"quarantine": shown})
 
+    async def replay(http: HttpRequest) -> Response:
+        number = row_number(http)
+        row = await store.find_quarantined(db, number)
+        if row is None or (shop := shops.get(row["shop"])) is None:
+            raise Refused(
+                404, "not_found", "no quarantined delivery of a known shop has this number"
+            )
+        headers = {_TOPIC_HEADERS[row["source"]]: row["topic"]}
+        hook = _read_webhook(row["source"], bytes(row["body"]), headers, shop)
+        if hook.unusable is not None:
+            raise Refused(409, "still_unusable", hook.unusable)
+        answer = await submit(hook)
+        await store.settle_quarantined(db, number)
+        return json_response({"outcome": answer.outcome, "ids": [str(i) for i in answer.ids]})
+
     return [
         Route("/v1/orders/{shop}/{order_id:path}", order),
         Route("/v1/quarantine", quarantine),
+        Route("/v1/quarantine/{id}/replay", replay, methods=["POST"]),
     ]

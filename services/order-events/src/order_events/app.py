@@ -1,6 +1,7 @@
 """Composition root: which part talks to which."""
 
 from order_events import api, store
+from order_events.erasure import ShopErasure
 from order_events.handlers import Orders
 from order_events.settings import Settings
 from shared.consumer import Consumer
@@ -33,7 +34,8 @@ def create_app(settings: Settings) -> Service:
         shops=shops,
         relay=relay,
         public=api.public_routes(gate.submit, shops),
-        internal=api.internal_routes(db),
+        internal=api.internal_routes(db, gate.submit, shops),
+        loops=[ShopErasure(db, bus, relay.wake).run],
         gates=[gate],
         consumer=inbound,
         tidy=lambda: store.forget_old(db),

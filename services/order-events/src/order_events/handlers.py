@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from order_events import domain, store
+from order_events import domain, erasure, store
 from order_events.domain import Erase, Order, Scan, Shipment, Snapshot
 from order_events.store import Claim, Received
 from shared import facts
 from shared.bus import Bus
 from shared.errors import GiveUp, Refused, Retry
-from shared.events import CustomerErased, Event, EventData, event_id
+from shared.events import CustomerErased, Event, EventData, ScanReported, event_id
 from shared.failpoints import failpoint
-from shared.observability import EVENTS_ACCEPTED, WEBHOOKS
+from shared.observability import EVENTS_ACCEPTED, SCANS_UNMAPPED, WEBHOOKS
 from shared.shops import Shop, Shops
-from shared.store import Database, Tx
+from shared.store import CONTENTION, Database, Tx
 
-RACES_MAX = 5  # so often may another replica make the same new order first
+RACES_MAX = (
+    5  # so often may another replica make the same new order first, or lock in another order
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Webhook:
     delivery: domain.Delivery
     body: bytes
     unusable: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Orders:
     async def accept(self, items: Sequence[Item]) -> list[Answer | Exception]:
         """Take a group of requests in one transaction; each gets its answer, or its Refused."""
         for _ in range(RACES_MAX):
-            with contextlib.suppress(Retry):
+            with contextlib.suppress(Retry, *CONTENTION):
                 return await self._accept(items)
         return await self._accept(items)
 
@@ -110,6 +113,8 @@ class Orders:
                 WEBHOOKS.labels(item.source, answer.outcome).inc()
         for event in batch.events:
             EVENTS_ACCEPTED.labels(event.type).inc()
+            if isinstance(event.data, ScanReported) and event.data.state == "unknown":
+                SCANS_UNMAPPED.labels(str(event.data.source)).inc()
         return answers
 
     async def stated(self, tx: Tx, events: Sequence[Event]) -> None:
@@ -190,7 +195,8 @@ class Orders:
         order = batch.orders.get((shop.id, data.order_id or ""))
         if order is None:  # about a person, not an order
             at = domain.clamp(data.happened_at or stated.time, batch.now)
-            batch.events.append(_event(batch, shop, stated.source, data, at, stated.id))
+            event = _event(batch, shop, stated.source, data, at, stated.id, stated.traceparent)
+            batch.events.append(event)
             return
         if self._is_erased(batch, order, data):
             return
@@ -247,7 +253,8 @@ class Orders:
         if isinstance(statement, Scan):
             at = domain.clamp(statement.data.happened_at or batch.now, batch.now)
             said = event_id(shop.id, statement.data.type, domain.fingerprint(statement.data))
-            batch.events.append(_event(batch, shop, source, statement.data, at, said))
+            event = _event(batch, shop, source, statement.data, at, said, hook.traceparent)
+            batch.events.append(event)
             return
         order = batch.orders[shop.id, statement.data.order_id or ""]
         if self._is_erased(batch, order, statement.data):
@@ -263,7 +270,7 @@ class Orders:
                 domain.fingerprint(data),
                 at.isoformat(),
             )
-            self._tell(batch, order, _event(batch, shop, source, data, at, said))
+            self._tell(batch, order, _event(batch, shop, source, data, at, said, hook.traceparent))
 
     # ---------------------------------------------------------------- both
 
@@ -296,24 +303,18 @@ class Orders:
     async def _erase(self, tx: Tx, batch: _Batch, shop: Shop, request: Erase) -> None:
         """Blank everything we keep about these orders, and tell the other services to do so."""
         await self._write(tx, batch)  # what was stated a moment ago must be found, too
-        hashed = request.email_hash or (domain.email_hash(request.email) if request.email else None)
-        found = await store.orders_to_erase(
-            tx, shop.id, request.order_ids, hashed, whole_shop=request.whole_shop
-        )
-        hashes = [hashed] if hashed else []
-        for erased in await store.erase(tx, shop.id, found, hashes):
-            batch.tombstones[shop.id, erased] = batch.now
-        needles = [*request.order_ids, *([request.email] if request.email else [])]
-        await store.erase_quarantine(tx, shop.id, needles, whole_shop=request.whole_shop)
-        await self._bus.erase(tx, [f"{shop.id}:{i}" for i in found])
-        for order_id in found:
+        if request.whole_shop:
+            await erasure.note_shop(tx, shop.id, batch.now)
+            return
+        done = await erasure.erase(tx, self._bus, shop.id, request, batch.now)
+        for hashed in done.hashes:
+            batch.tombstones[shop.id, hashed] = batch.now
+        for order_id in done.order_ids:
             if (order := batch.orders.get((shop.id, order_id))) is not None:
                 order.snapshot, order.told, order.erased_at = None, {}, batch.now
                 order.changed = True
-            data = CustomerErased(order_id=order_id, email_hash=hashed, at=batch.now)
-            said = event_id(shop.id, order_id, data.type, batch.now.isoformat())
-            event = _event(batch, shop, "/afterglow/order-events", data, batch.now, said)
-            batch.events.append(event)
+        told = {e.id for e in batch.events}  # two requests of one moment may be about one order
+        batch.events += [e for e in done.events if e.id not in told]
 
 
 def _event(

@@ -1,5 +1,6 @@
 """The SQL of order-events. Nothing here decides anything."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,9 +30,9 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, 
     rows = await tx.fetch(
         """select o.shop, o.order_id, o.facts, o.snapshot, o.told, o.history, o.erased_at,
                   clock_timestamp() as at
-           from orders o join unnest($1::text[], $2::text[]) k(shop, order_id)
-             using (shop, order_id)
-           order by o.shop, o.order_id for update of o""",
+           from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
+             select * from orders o
+             where o.shop = k.shop and o.order_id = k.order_id for update) o""",
         shops,
         ids,
     )
@@ -71,12 +72,14 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
             raise Retry("another replica made the same order")
     if old:
         await tx.execute(
-            """update orders o set facts = n.facts, snapshot = n.snapshot, told = n.told,
-                 history = n.history, email_hash = n.email_hash, updated_at = now()
-               from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[], $6::text[],
-                           $7::text[])
-                 as n(shop, order_id, facts, snapshot, told, history, email_hash)
-               where o.shop = n.shop and o.order_id = n.order_id""",
+            # an upsert of rows that exist: it goes by the key whatever the planner believes
+            """insert into orders (shop, order_id, facts, snapshot, told, history, email_hash)
+               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[],
+                                    $6::text[], $7::text[])
+               on conflict (shop, order_id) do update set
+                 facts = excluded.facts, snapshot = excluded.snapshot, told = excluded.told,
+                 history = excluded.history, email_hash = excluded.email_hash,
+                 updated_at = now()""",
             *_columns(old),
         )
     for order in changed:
@@ -130,8 +133,8 @@ async def claim_keys(tx: Tx, claims: Sequence[Claim]) -> dict[Key, Claim]:
     if not old:
         return {}
     rows = await tx.fetch(
-        """select i.* from idempotency i join unnest($1::text[], $2::text[]) k(shop, key)
-             using (shop, key)""",
+        """select i.* from unnest($1::text[], $2::text[]) k(shop, key) cross join lateral (
+             select * from idempotency i where i.shop = k.shop and i.key = k.key offset 0) i""",
         [c.shop for c in old],
         [c.key for c in old],
     )
@@ -144,8 +147,10 @@ async def claim_keys(tx: Tx, claims: Sequence[Claim]) -> dict[Key, Claim]:
 async def release_keys(tx: Tx, claims: Sequence[Claim]) -> None:
     """Take keys back: the request they came with is refused as a whole."""
     await tx.execute(
-        """delete from idempotency i using unnest($1::text[], $2::text[]) k(shop, key)
-           where i.shop = k.shop and i.key = k.key""",
+        """delete from idempotency where ctid = any(array(
+             select i.ctid from unnest($1::text[], $2::text[]) k(shop, key) cross join lateral (
+               select i.ctid from idempotency i
+               where i.shop = k.shop and i.key = k.key offset 0) i))""",
         [c.shop for c in claims],
         [c.key for c in claims],
     )
@@ -160,7 +165,7 @@ class Received:
     topic: str
     delivery_id: str | None
     order_id: str | None
-    outcome: str  # accepted, duplicate, history, ignored, quarantined
+    outcome: str  # accepted, duplicate, history, ignored, quarantined, replayed
     reason: str | None
     body: bytes | None = None
 
@@ -189,8 +194,9 @@ async def tombstones(tx: Tx, hashes: Sequence[tuple[str, str]]) -> dict[Key, dat
     if not hashes:
         return {}
     rows = await tx.fetch(
-        """select e.shop, e.email_hash, e.erased_at from erased e
-             join unnest($1::text[], $2::text[]) k(shop, email_hash) using (shop, email_hash)""",
+        """select e.* from unnest($1::text[], $2::text[]) k(shop, email_hash) cross join lateral (
+             select e.shop, e.email_hash, e.erased_at from erased e
+             where e.shop = k.shop and e.email_hash = k.email_hash offset 0) e""",
         [s for s, _ in hashes],
         [h for _, h in hashes],
     )
@@ -198,18 +204,29 @@ async def tombstones(tx: Tx, hashes: Sequence[tuple[str, str]]) -> dict[Key, dat
 
 
 async def orders_to_erase(
-    tx: Tx, shop: str, order_ids: Sequence[str], hashed: str | None, *, whole_shop: bool
+    tx: Tx, shop: str, order_ids: Sequence[str], hashed: str | None
 ) -> list[str]:
     """Return and lock the ids of the known orders that a privacy request is about, in order."""
     rows = await tx.fetch(
         """select order_id from orders where shop = $1
-             and (order_id = any($2::text[]) or email_hash = $3 or $4) order by order_id for update""",
+             and (order_id = any($2::text[]) or email_hash = $3) order by order_id for update""",
         shop,
         order_ids,
         hashed,
-        whole_shop,
     )
     return [r["order_id"] for r in rows]
+
+
+async def next_orders(tx: Tx, shop: str, after: str, limit: int) -> tuple[datetime, list[str]]:
+    """Lock a shop's next orders after an id; return the database's time and their ids, in order."""
+    rows = await tx.fetch(
+        """select order_id from orders where shop = $1 and order_id > $2
+           order by order_id limit $3 for update""",
+        shop,
+        after,
+        limit,
+    )
+    return await tx.fetchval("select clock_timestamp()"), [r["order_id"] for r in rows]
 
 
 async def erase(tx: Tx, shop: str, order_ids: Sequence[str], hashes: Sequence[str]) -> list[str]:
@@ -241,20 +258,69 @@ async def erase(tx: Tx, shop: str, order_ids: Sequence[str], hashes: Sequence[st
         shop,
         order_ids,
     )
-    await tx.execute("update outbox set value = null where key = any($1::text[])", keys)
+    # A request to forget holds nothing to forget, and must reach the other services.
+    await tx.execute(
+        """update outbox set value = null where key = any($1::text[]) and value is not null
+             and not headers @> '[["ce_type", "customer.erased.v1"]]'""",
+        keys,
+    )
     await tx.execute("update dead_event set value = null where key = any($1::text[])", keys)
     return [r["email_hash"] for r in erased]
 
 
-async def erase_quarantine(tx: Tx, shop: str, needles: Sequence[str], *, whole_shop: bool) -> None:
-    """Blank quarantined bodies in which one of these ids or addresses stands."""
+async def erase_unread(
+    tx: Tx, shop: str, order_ids: Sequence[str], addresses: Sequence[str]
+) -> None:
+    """Blank what was never understood and is about these orders or names one of these addresses.
+
+    That is quarantined deliveries, and dead events that lie under no order's key. The order of a delivery
+    is mostly known; where it is not, its id must stand in the body as a whole word: a body is the only
+    copy of what was acknowledged.
+    """
+    names_order = _words(order_ids, r"0-9A-Za-z._-")
+    names_address = _words(addresses, r"0-9A-Za-z.+_-")
     await tx.execute(
-        """update webhooks w set body = null where shop = $1 and outcome = 'quarantined' and body is not null
-             and ($3 or exists (select from unnest($2::bytea[]) n where position(n in w.body) > 0))""",
+        """update webhooks set body = null
+           where shop = $1 and outcome = 'quarantined' and body is not null
+             and (order_id = any($2::text[]) or encode(body, 'escape') ~* $4
+                  or order_id is null and encode(body, 'escape') ~ $3)""",
         shop,
-        [n.encode() for n in needles],
-        whole_shop,
+        order_ids,
+        names_order,
+        names_address,
     )
+    await tx.execute(
+        """update dead_event set value = null where value is not null
+             and (encode(value, 'escape') ~* $2 or key = '' and encode(value, 'escape') ~ $1)""",
+        names_order,
+        names_address,
+    )
+
+
+async def erase_all_unread(tx: Tx, shop: str) -> None:
+    """Blank everything of a shop that was never understood."""
+    await tx.execute(
+        """update webhooks set body = null
+           where shop = $1 and outcome = 'quarantined' and body is not null""",
+        shop,
+    )
+    await tx.execute(
+        "update dead_event set value = null where key like $1 and value is not null",
+        re.sub(r"([\\%_])", r"\\\1", shop) + ":%",
+    )
+
+
+def _words(texts: Sequence[str], inside: str) -> str | None:
+    """Return a pattern that finds one of these texts, not as a part of a longer word; None for no text.
+
+    It is for text that `encode(…, 'escape')` made of bytes.
+    """
+    written = [
+        "".join(chr(b) if b < 128 else f"\\{b:03o}" for b in t.replace("\\", "\\\\").encode())  # noqa: PLR2004 - ASCII
+        for t in texts
+    ]
+    one_of = "|".join(re.escape(w) for w in written)
+    return f"(?<![{inside}])(?:{one_of})(?!\\.?[0-9A-Za-z_-])" if written else None
 
 
 async def forget_old(db: Database) -> None:
@@ -292,6 +358,20 @@ async def find_webhooks(db: Database, shop: str, order_id: str) -> list[Any]:
         shop,
         order_id,
     )
+
+
+async def find_quarantined(db: Database, number: int) -> Any:
+    """Return one delivery that was not understood and whose body is still there, or None."""
+    return await db.fetchrow(
+        """select id, shop, source, topic, body from webhooks
+           where id = $1 and outcome = 'quarantined' and body is not null""",
+        number,
+    )
+
+
+async def settle_quarantined(db: Database, number: int) -> None:
+    """Close a delivery that was understood in the end: what it said stands elsewhere now."""
+    await db.execute("update webhooks set outcome = 'replayed', body = null where id = $1", number)
 
 
 async def find_quarantine(db: Database) -> list[Any]:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shared.errors import AfterglowError
-from shared.events import TOPICS, Record
+from shared.events import MAX_BODY_BYTES, TOPICS, Record
 from shared.settings import Settings
 from shared.store import Database, Tx
 
-VALUE_BYTES_MAX = 256 * 1024
+VALUE_BYTES_MAX = MAX_BODY_BYTES
 _BARE_SERVERS = re.compile(r"[A-Za-z0-9.-]+:\d+(,[A-Za-z0-9.-]+:\d+)*")
 HEADER_BYTES_MAX = 32 * 1024  # names and values together, with the key
 
@@ -103,19 +103,20 @@ def open_bus(settings: Settings, db: Database, *, topics: Sequence[str] = TOPICS
         from shared.bus.kafka import KafkaBus, KafkaSecurity  # noqa: PLC0415
 
         password = settings.kafka_sasl_password
+        security = KafkaSecurity(
+            tls=settings.kafka_tls,
+            ca_file=settings.kafka_tls_ca_file,
+            cert_file=settings.kafka_tls_cert_file,
+            key_file=settings.kafka_tls_key_file,
+            sasl_mechanism=settings.kafka_sasl_mechanism,
+            username=settings.kafka_sasl_username,
+            password=password.get_secret_value() if password else None,
+        )
         return KafkaBus(
             servers,
             topics,
             partitions=settings.kafka_partitions,
             replication=settings.kafka_replication,
-            security=KafkaSecurity(
-                tls=settings.kafka_tls,
-                ca_file=settings.kafka_tls_ca_file,
-                cert_file=settings.kafka_tls_cert_file,
-                key_file=settings.kafka_tls_key_file,
-                sasl_mechanism=settings.kafka_sasl_mechanism,
-                username=settings.kafka_sasl_username,
-                password=password.get_secret_value() if password else None,
-            ),
+            security=security,
         )
     raise AfterglowError("BUS_URL must be kafka://host:port[,host:port] or postgres:")

@@ -32,7 +32,7 @@ from aiokafka.helpers import create_ssl_context
 
 from shared.bus import HEADER_BYTES_MAX, VALUE_BYTES_MAX, refusal
 from shared.bus.kafka_reader import STOP_SECONDS, KafkaSubscription, finish
-from shared.errors import BusUnavailable
+from shared.errors import AfterglowError, BusUnavailable
 from shared.events import Record
 from shared.store import Tx
 
@@ -64,13 +64,17 @@ class KafkaSecurity:
     password: str | None = field(default=None, repr=False)
 
     def options(self) -> dict[str, Any]:
-        """Return aiokafka's arguments for this; raises OSError or ssl.SSLError for unusable files."""
+        """Return aiokafka's arguments for this; raises AfterglowError for unusable files."""
         tls = self.tls or self.ca_file is not None or self.cert_file is not None
         context: SSLContext | None = None
         if tls:
-            context = create_ssl_context(
-                cafile=self.ca_file, certfile=self.cert_file, keyfile=self.key_file
-            )
+            try:
+                context = create_ssl_context(
+                    cafile=self.ca_file, certfile=self.cert_file, keyfile=self.key_file
+                )
+            except OSError as error:  # SSLError is one
+                reason = error.strerror or type(error).__name__
+                raise AfterglowError(f"the KAFKA_TLS_* files cannot be used: {reason}") from None
         transport = "SSL" if tls else "PLAINTEXT"
         if self.sasl_mechanism is None:
             return {"security_protocol": transport, "ssl_context": context}

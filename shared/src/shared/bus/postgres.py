@@ -20,7 +20,7 @@ import structlog
 from shared.bus import refusal
 from shared.bus.postgres_reader import CALL_SECONDS, CHANNEL, PostgresSubscription, database_errors
 from shared.events import Record
-from shared.store import Database, Tx
+from shared.store import Database, Tx, lock_relay
 
 EXPIRE_SECONDS = 60.0  # so often one process looks for records past retention
 EXPIRE_BATCH = 200  # records deleted per partition and statement
@@ -220,7 +220,11 @@ class PostgresBus:
         self._subscriptions.remove(subscription)
 
     async def erase(self, tx: Tx, keys: Sequence[str]) -> None:
-        """Take the body away from all records of these keys; their ids and places stay."""
+        """Take the body away from all records of these keys; their ids and places stay.
+
+        Waits for a relay that holds such a body in its hands just now.
+        """
+        await lock_relay(tx, wait=True)
         await self.shards()  # at the very first start there may be no log yet
         await tx.execute(
             "update bus.record set value = null where key = any($1::text[]) and value is not null",

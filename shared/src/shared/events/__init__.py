@@ -11,6 +11,7 @@ from shared.events.cloudevents import (
     from_http,
     from_record,
     read_inbound,
+    traceparent_or_none,
 )
 from shared.events.orders import (
     Address,
@@ -177,5 +178,6 @@ __all__ = [
     "phone_or_none",
     "read_inbound",
     "rfc3339",
+    "traceparent_or_none",
     "url_or_none",
 ]

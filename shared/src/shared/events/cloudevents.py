@@ -144,11 +144,7 @@ class Inbound:
     type: str
     time: datetime
     data: EventData
-
-    @property
-    def happened_at(self) -> datetime:
-        """When it happened: as the body says, else the envelope's time."""
-        return self.data.happened_at or self.time
+    traceparent: str | None = None
 
 
 def event_id(*parts: str) -> UUID:
@@ -185,7 +181,7 @@ def from_record(record: Record) -> Event:
             time=_time(headers["time"], "ce_time"),
             data=_body(body_type, record.value),
             recorded_at=_time(headers["recordedtime"], "ce_recordedtime"),
-            traceparent=_traceparent(headers),
+            traceparent=traceparent_or_none(headers.get("traceparent")),
         )
     except KeyError as missing:
         raise Malformed(f"header ce_{missing.args[0]} is missing") from None
@@ -223,6 +219,7 @@ def read_inbound(record: Record, allowed: frozenset[str]) -> Inbound:
         type=body_type.type,
         time=_time(headers.get("time", ""), "ce_time"),
         data=_body(body_type, record.value),
+        traceparent=traceparent_or_none(headers.get("traceparent")),
     )
 
 
@@ -252,7 +249,14 @@ def from_http(
     )
     time = envelope.time("time", obj.get("time"))
     data = _validated(body_type, obj.get("data"), prefix="data", index=index)
-    return Inbound(ce_id=ce_id, ce_source=source, type=body_type.type, time=time, data=data)
+    return Inbound(
+        ce_id=ce_id,
+        ce_source=source,
+        type=body_type.type,
+        time=time,
+        data=data,
+        traceparent=traceparent_or_none(obj.get("traceparent")),
+    )
 
 
 def from_bare(
@@ -431,7 +435,6 @@ def _time(text: str, header: str) -> datetime:
         raise Malformed(f"{header} {rule}") from None
 
 
-def _traceparent(headers: Mapping[str, str]) -> str | None:
+def traceparent_or_none(value: object) -> str | None:
     """Return the trace context, or nothing when it is broken (W3C: start a new trace)."""
-    value = headers.get("traceparent", "")
-    return value if _TRACEPARENT.fullmatch(value) else None
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None

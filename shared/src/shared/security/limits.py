@@ -9,8 +9,9 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import Refused
+from shared.events import MAX_BODY_BYTES
 
-BODY_BYTES_MAX = 256 * 1024
+BODY_BYTES_MAX = MAX_BODY_BYTES
 BODY_SECONDS_MAX = 15.0
 LINGER_BYTES = 1024 * 1024
 LINGER_SECONDS = 1.0

@@ -74,7 +74,7 @@ async def suppress(tx: Tx, ids: Sequence[int], reasons: Sequence[str]) -> list[i
              owner = case when left_us then m.owner end,
              updated_at = case when left_us then m.updated_at else now() end
            from unnest($1::bigint[], $2::text[]) j(id, reason)
-           where m.id = j.id and m.revoked is null
+           where m.id = any($1) and m.id = j.id and m.revoked is null
              and m.state in ('pending', 'claimed', 'held', 'dispatching', 'unknown')
            returning m.id, m.state""".replace("left_us", "m.state in ('dispatching', 'unknown')"),
         ids,
@@ -129,8 +129,8 @@ _CLAIM = """with recursive paused as materialized (
   busy as (
     select s.shop, p.kinds, p.channels from shops s cross join paused p
     where s.shop is not null and not p.everything and s.shop <> all (p.shops)
-      and exists (select from message m where m.queue = 'due' and m.shop = s.shop
-                    and m.due_at <= now() and m.state = 'pending')
+      and (select true from message m where m.queue = 'due' and m.shop = s.shop
+             and m.due_at <= now() and m.state = 'pending' limit 1)
       and exists (select from dispatcher d
                   where d.owner = $1 and d.lease_until > clock_timestamp())),
   shares as (select *, greatest(1, ceil($2::numeric / count(*) over ()))::int as share
@@ -141,23 +141,27 @@ _CLAIM = """with recursive paused as materialized (
       and m.due_at <= now() and m.due_at >= coalesce($3, '-infinity'::timestamptz)
       and m.expires_at > now()
       and m.kind <> all (shares.kinds) and m.channel <> all (shares.channels)
-      and not exists (select from message e
-        where e.shop = m.shop and e.order_id = m.order_id and e.channel = m.channel
-          and e.id < m.id and (e.state in ('claimed', 'dispatching')
-                               or (e.state = 'pending' and e.due_at <= now())))
+      and (select e.id from message e
+           where e.shop = m.shop and e.order_id = m.order_id and e.channel = m.channel
+             and e.id < m.id and (e.state in ('claimed', 'dispatching')
+                                  or (e.state = 'pending' and e.due_at <= now()))
+           limit 1) is null
     order by m.due_at, m.id limit shares.share for update skip locked) d
     order by shares.shop <= $4, shares.shop
     limit $2),
   claimed as (
     update message m set state = 'claimed', owner = $1, attempt = m.attempt + 1,
                          updated_at = now()
-    from due where m.id = due.id returning m.*)
+    where m.id = any(array(select id from due)) returning m.*)
   select c.id, c.attempt, c.tries, c.key, c.message_id, c.shop, c.order_id, c.kind, c.subject,
          c.channel, c.role, c.round, c.fact_at, c.recorded_at, c.created_at, c.resends,
          o.snapshot, s.cause as suppressed_by
-  from claimed c join orders o using (shop, order_id)
-  left join suppression s on s.shop = c.shop and s.channel = c.channel
-    and s.address_hash = o.email_hash
+  from claimed c
+  cross join lateral (select o.snapshot, o.email_hash from orders o
+                      where o.shop = c.shop and o.order_id = c.order_id limit 1) o
+  left join lateral (select s.cause from suppression s
+                     where s.shop = c.shop and s.channel = c.channel
+                       and s.address_hash = o.email_hash limit 1) s on true
   order by c.shop <= $4, c.shop, c.id"""
 
 
@@ -217,7 +221,7 @@ _COMMIT = f"""with changed as (
     from unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::float8[],
                 $8::bool[])
       as j(id, attempt, state, reason, reply, seconds, charged)
-    where m.id = j.id and case when j.state = 'sent' then m.state <> 'sent'
+    where m.id = any($2) and m.id = j.id and case when j.state = 'sent' then m.state <> 'sent'
       else m.attempt = j.attempt and m.owner = $1
            and m.state in ('claimed', 'dispatching') end
     returning m.id, j.attempt, m.state, m.reason),
@@ -237,7 +241,8 @@ _COMMIT = f"""with changed as (
   marked as (
     update message m set state = 'dispatching', updated_at = now()
     from unnest($19::bigint[], $20::int[]) j(id, attempt)
-    where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'
+    where m.id = any($19) and m.id = j.id and m.attempt = j.attempt and m.owner = $1
+      and m.state = 'claimed'
       and m.expires_at > clock_timestamp() and {NOT_PAUSED}
       and exists (select from dispatcher d
                   where d.owner = $1 and d.lease_until > clock_timestamp())

@@ -50,10 +50,9 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> dict[Key, Order]:
     wanted = sorted(set(keys))
     shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
     rows = await tx.fetch(
-        """select o.shop, o.order_id, o.facts, o.snapshot, o.revision
-           from orders o join unnest($1::text[], $2::text[]) k(shop, order_id)
-             using (shop, order_id)
-           order by o.shop, o.order_id for update of o""",
+        """select o.* from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
+             select o.shop, o.order_id, o.facts, o.snapshot, o.revision from orders o
+             where o.shop = k.shop and o.order_id = k.order_id for update) o""",
         shops,
         ids,
     )
@@ -70,9 +69,10 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> dict[Key, Order]:
 
 async def _load_rows(tx: Tx, known: Sequence[Order], orders: Mapping[Key, Order]) -> None:
     rows = await tx.fetch(
-        """select m.id, m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round, m.state
-           from message m join unnest($1::text[], $2::text[]) k(shop, order_id)
-             using (shop, order_id)""",
+        """select m.* from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
+             select m.id, m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round,
+                    m.state
+             from message m where m.shop = k.shop and m.order_id = k.order_id offset 0) m""",
         [o.shop for o in known],
         [o.order_id for o in known],
     )
@@ -96,12 +96,14 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
             raise Retry("another consumer made the same order")
     if old:
         await tx.execute(
-            """update orders o set facts = n.facts, snapshot = n.snapshot, revision = n.revision,
-                 email_hash = n.email_hash, updated_at = now()
-               from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::timestamptz[],
-                           $6::text[])
-                 as n(shop, order_id, facts, snapshot, revision, email_hash)
-               where o.shop = n.shop and o.order_id = n.order_id""",
+            # an upsert of rows that exist: it goes by the key whatever the planner believes
+            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash)
+               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
+                                    $5::timestamptz[], $6::text[])
+               on conflict (shop, order_id) do update set
+                 facts = excluded.facts, snapshot = excluded.snapshot,
+                 revision = excluded.revision, email_hash = excluded.email_hash,
+                 updated_at = now()""",
             *_columns(old),
         )
 

@@ -54,6 +54,16 @@ def parse(body: bytes) -> Any:
         raise Unusable(f"{refused.code}: {refused.detail}") from None
 
 
+def order_id_of(topic: str, body: bytes) -> str | None:
+    """The order that a body which was not understood seems to be about, so that it is found again."""
+    try:
+        fields = obj(parse(body))
+    except Unusable:
+        return None
+    own = ident(fields.get("id")) if topic.startswith("order") else None
+    return ident(fields.get("order_id")) or own
+
+
 def unwrap(value: Any, envelopes: Sequence[str]) -> Any:
     """What is inside `{"order": {…}}` and such: relays and REST answers wrap the webhook's body."""
     for _ in range(3):

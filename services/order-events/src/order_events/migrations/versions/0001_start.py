@@ -39,7 +39,7 @@ create table webhooks (
   delivery_id text,
   order_id text,
   outcome text not null check (outcome in
-    ('accepted', 'duplicate', 'history', 'ignored', 'quarantined')),
+    ('accepted', 'duplicate', 'history', 'ignored', 'quarantined', 'replayed')),
   reason text,
   body bytea,
   received_at timestamptz not null default now()
