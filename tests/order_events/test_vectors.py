@@ -7,6 +7,7 @@ one place that says what its words are called here.
 import json
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -289,7 +290,7 @@ def _damage(value: Any, data: st.DataObject) -> Any:
         if data.draw(st.booleans()):
             del parent[last]
         else:
-            parent[last] = data.draw(JUNK)
+            parent[last] = deepcopy(data.draw(JUNK))  # the next round may damage it in turn
     return value
 
 

@@ -260,7 +260,7 @@ def test_any_json_at_all_is_refused_and_nothing_worse(value: Any) -> None:
 def test_a_structured_event_is_read_in_utc() -> None:
     found = from_http(structured(extension="dropped"), shop="demo", allowed=INBOUND_TYPES)
     assert (found.ce_id, found.ce_source, found.type) == ("order-1", "/shop/erp", "order.placed.v1")
-    assert found.time == found.happened_at == TIME
+    assert found.time == found.data.happened_at == TIME
     assert found.time.tzinfo is UTC
     assert isinstance(found.data, OrderPlaced)
     assert found.data.promise == Promise(
@@ -351,7 +351,7 @@ def test_bare_data_takes_its_time_from_the_header_or_else_from_the_body() -> Non
         "order.cancelled.v1", body, allowed=INBOUND_TYPES, time="2026-11-24T00:00:00Z"
     )
     assert header.time == datetime(2026, 11, 24, tzinfo=UTC)
-    assert header.happened_at == stated.time
+    assert header.data.happened_at == stated.time
     del body["at"]
     with pytest.raises(Refused, match="CE-Time") as caught:
         from_bare("order.cancelled.v1", body, allowed=INBOUND_TYPES)

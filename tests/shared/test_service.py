@@ -76,16 +76,10 @@ async def test_every_error_becomes_a_plain_answer_that_hides_the_inside(
 
 WRONG: list[tuple[str, dict[str, str], str]] = [
     ("order_events", {"DATABASE_URL": ""}, "DATABASE_URL is not set"),
-    ("order_events", {"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
-    ("order_events", {"OPERATOR_KEYS": ""}, "OPERATOR_KEYS is not set"),
     ("order_events", {"OPERATOR_KEYS": "changeme"}, "OPERATOR_KEYS"),
-    ("order_events", {"LINK_KEYS": "too-short"}, "LINK_KEYS"),
     ("order_events", {"BUS_URL": "amqp://x"}, "BUS_URL"),
-    ("order_events", {"PUBLIC_URL": "ftp://x"}, "PUBLIC_URL"),
     ("order_events", {"TEST_SHOPIFY": ""}, "shops.demo.webhooks.shopify"),
-    ("order_events", {"SHOPS_FILE": "nowhere.toml"}, "nowhere.toml"),
     ("notifier", {"SMTP_URL": "smtp://u:pass-in-url@h:25?x=y"}, "SMTP_URL"),
-    ("notifier", {"FAILPOINTS": "nowhere=kill"}, "FAILPOINTS"),
 ]
 
 
@@ -194,7 +188,8 @@ async def test_a_port_that_is_taken_ends_the_process(migrated: Migrated, tmp_pat
     port = server.sockets[0].getsockname()[1]
     env = service_env(tmp_path, await migrated("order_events"), HTTP_PORT=str(port))
     async with server, started("order_events", env, wait=False) as process:
-        assert await process.ended() == 1
+        assert await process.ended() != 0
+    assert "address already in use" in process.output
 
 
 async def test_told_to_stop_before_the_database_was_there_it_stops_at_once(

@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Protocol, cast
 from uuid import UUID
 
+import orjson
+
 from notifier import domain, store
 from notifier.domain import State, Wanted
 from notifier.store import Message, Order, Row
@@ -21,7 +23,6 @@ from shared.events import (
     MessageUnknown,
     OrderDelayed,
     OrderPlaced,
-    OrderUpdated,
     event_id,
 )
 from shared.observability import HISTORY_FACTS, MESSAGES
@@ -101,7 +102,7 @@ class Notifier:
     def _message(
         self, order: Order, shop: Shop, state: State, wanted: Wanted, recorded_at: datetime
     ) -> Message:
-        contact = ((order.snapshot or {}).get("customer") or {}).get("email")
+        contact = (orjson.loads(order.snapshot or "{}").get("customer") or {}).get("email")
         reason = domain.guard(state, wanted.kind) or domain.admit(shop, wanted.kind, contact)
         key = wanted.key(order.shop, order.order_id, "email")
         return Message(
@@ -151,24 +152,26 @@ def _learn(order: Order, event: Event) -> None:
         promise=f"{moved.from_}/{moved.to}" if moved else None,
     )
     order.facts = facts.add(order.facts, [fact])
-    erased = any(f.type == CustomerErased.type for f in order.facts)
-    if erased:
-        order.snapshot = None
-    elif isinstance(data, OrderPlaced | OrderUpdated):
+    if any(f.type == CustomerErased.type for f in order.facts):
+        order.snapshot = order.email_hash = None
+        return
+    if isinstance(data, OrderPlaced):  # OrderUpdated has the same body
         revision = data.revision or event.time
         if order.revision is None or revision >= order.revision:
-            order.snapshot = data.model_dump(mode="json")
+            order.snapshot = (event.body or data.model_dump_json().encode()).decode()
             order.revision = revision
+            address = data.customer.email
+            order.email_hash = domain.address_hash(address) if address else None
     _move_promise(order)
 
 
 def _move_promise(order: Order) -> None:
     """Let the last delay since the order's last revision say when it comes, whichever came first."""
-    moved = [f for f in order.facts if f.get("promise")]
+    moved = [f for f in order.facts if f.type == OrderDelayed.type and f.get("promise")]
     if moved and order.snapshot and order.revision and moved[-1].at > order.revision:
         first, last = str(moved[-1].get("promise")).split("/")
         promise = {"from": first, "to": last, "source": "shop"}
-        order.snapshot = order.snapshot | {"promise": promise}
+        order.snapshot = orjson.dumps(orjson.loads(order.snapshot) | {"promise": promise}).decode()
 
 
 def _ruled_out(order: Order, state: State) -> Iterable[tuple[Row, str]]:

@@ -8,7 +8,7 @@ extension), `shop`, `recordedtime` and `traceparent` (of the distributed tracing
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self
 from uuid import UUID, uuid5
@@ -50,7 +50,8 @@ class Record:
 class Event:
     """One CloudEvent: a fact about an order or a person, told once under its `id`.
 
-    `time` is when it happened, `recorded_at` when it was first written (the database's clock).
+    `time` is when it happened, `recorded_at` when it was first written (the database's clock). `body`
+    is `data` as JSON, where somebody has encoded it already: nobody has to do so again.
     """
 
     id: UUID
@@ -62,6 +63,7 @@ class Event:
     data: EventData
     recorded_at: datetime
     traceparent: str | None = None
+    body: bytes | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class Event:
         time: datetime,
         recorded_at: datetime,
         traceparent: str | None = None,
+        body: bytes | None = None,
     ) -> Self:
         """Put a body into its envelope: type and partition key follow from the body."""
         return cls(
@@ -86,6 +89,7 @@ class Event:
             data=data,
             recorded_at=recorded_at,
             traceparent=traceparent,
+            body=body,
         )
 
     @property
@@ -95,7 +99,7 @@ class Event:
 
     def to_record(self) -> Record:
         """Return the event in binary mode; raises GiveUp when its body is larger than a bus takes."""
-        body = self.data.model_dump_json().encode()
+        body = self.body or self.data.model_dump_json().encode()
         if len(body) > MAX_BODY_BYTES:
             raise GiveUp(f"the body is larger than {MAX_BODY_BYTES} bytes")
         headers = [
@@ -182,6 +186,7 @@ def from_record(record: Record) -> Event:
             data=_body(body_type, record.value),
             recorded_at=_time(headers["recordedtime"], "ce_recordedtime"),
             traceparent=traceparent_or_none(headers.get("traceparent")),
+            body=record.value,
         )
     except KeyError as missing:
         raise Malformed(f"header ce_{missing.args[0]} is missing") from None

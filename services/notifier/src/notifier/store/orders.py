@@ -5,9 +5,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import orjson
-
-from notifier.domain import address_hash
 from shared import facts
 from shared.errors import Retry
 from shared.facts import Fact
@@ -23,7 +20,8 @@ class Order:
     shop: str
     order_id: str
     facts: tuple[Fact, ...] = ()
-    snapshot: dict[str, Any] | None = None
+    snapshot: str | None = None  # the body of order.placed as JSON, parsed by those who need it
+    email_hash: str | None = None
     revision: datetime | None = None
     is_new: bool = True
     rows: dict[str, "Row"] = field(default_factory=dict)
@@ -51,16 +49,22 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> dict[Key, Order]:
     shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
     rows = await tx.fetch(
         """select o.* from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
-             select o.shop, o.order_id, o.facts, o.snapshot, o.revision from orders o
+             select o.shop, o.order_id, o.facts, o.snapshot, o.email_hash, o.revision
+             from orders o
              where o.shop = k.shop and o.order_id = k.order_id for update) o""",
         shops,
         ids,
     )
     orders = {key: Order(*key) for key in wanted}
     for r in rows:
-        snapshot = None if r["snapshot"] is None else orjson.loads(r["snapshot"])
         orders[r["shop"], r["order_id"]] = Order(
-            r["shop"], r["order_id"], facts.load(r["facts"]), snapshot, r["revision"], is_new=False
+            r["shop"],
+            r["order_id"],
+            facts.load(r["facts"]),
+            r["snapshot"],
+            email_hash=r["email_hash"],
+            revision=r["revision"],
+            is_new=False,
         )
     if rows:
         await _load_rows(tx, [o for o in orders.values() if not o.is_new], orders)
@@ -113,16 +117,10 @@ def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:
         [o.shop for o in orders],
         [o.order_id for o in orders],
         [facts.dump(o.facts) for o in orders],
-        [None if o.snapshot is None else orjson.dumps(o.snapshot).decode() for o in orders],
+        [o.snapshot for o in orders],
         [o.revision for o in orders],
-        [_hash_of(o.snapshot) for o in orders],
+        [o.email_hash for o in orders],
     )
-
-
-def _hash_of(snapshot: dict[str, Any] | None) -> str | None:
-    """Return the name under which the customer's address would stand on the suppression list."""
-    address = ((snapshot or {}).get("customer") or {}).get("email")
-    return address_hash(address) if address else None
 
 
 async def erase_orders(tx: Tx, keys: Sequence[Key]) -> None:
