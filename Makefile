@@ -73,6 +73,7 @@ chaos: install ## the kill test with its checker
 .PHONY: soak
 soak: install ## the kill test, long and seeded
 	$(BIN)/python -m tests.chaos --soak $(ARGS)
+	$(BIN)/pytest tests/integration -m soak
 
 .PHONY: bench
 bench: install ## the benchmarks beside their baselines

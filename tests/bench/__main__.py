@@ -6,6 +6,7 @@ generator are not counted; what is not on this machine is said. Compare ratios, 
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="may be repeated")
     parser.add_argument("--json", type=Path, help="write all rounds, medians and verdicts here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is ended
     kafka = os.environ.get(KAFKA)
     names = [name for name in SCENARIOS if not options.only or name in options.only]
     if not kafka:

@@ -29,16 +29,16 @@ async def attempts(db: Database) -> tuple[Job, Job]:
     """The attempt that this owner lost, and the one that it claimed after that."""
     at = now()
     message = Message(
-        "k", "shop", "1", "order_confirmed", "", "email", "buyer", 0, "pending", None,
+        "k", "<k@shop.example>", "shop", "1", "order_confirmed", "", "email", "buyer", 0, "pending", None,
         at, at, at + timedelta(hours=1),
     )  # fmt: skip
     async with db.transaction() as tx:
         await tx.execute("insert into orders (shop, order_id) values ('shop', '1')")
         await store.make_messages(tx, [message])
     await store.renew_lease(db, OWNER, 60)
-    (old,) = await store.claim(db, OWNER, 1, None)
+    (old,) = await store.claim(db, OWNER, 1)
     await db.execute("update message set state = 'pending', owner = null")
-    (new,) = await store.claim(db, OWNER, 1, None)
+    (new,) = await store.claim(db, OWNER, 1)
     assert (old.id, old.attempt + 1) == (new.id, new.attempt)
     return old, new
 

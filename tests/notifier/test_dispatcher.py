@@ -296,7 +296,7 @@ async def test_a_cancelled_order_of_unknown_fate_is_not_sent_once_more(make_desk
 async def claimed(desk: Desk, limit: int = 10) -> tuple[Any, list[Job]]:
     owner = uuid4()
     await store.renew_lease(desk.db, owner, 30)
-    return owner, await store.claim(desk.db, owner, limit, None, "")
+    return owner, await store.claim(desk.db, owner, limit)
 
 
 async def marked(desk: Desk, owner: Any, job: Job) -> bool:
@@ -326,12 +326,12 @@ async def test_of_one_order_only_the_first_message_that_is_due_is_claimed(desk: 
     )
     owner, jobs = await claimed(desk)
     assert [j.subject for j in jobs] == [""]
-    assert await store.claim(desk.db, owner, 10, None, "") == []
+    assert await store.claim(desk.db, owner, 10) == []
     await desk.db.execute(
         "update message set state = 'pending', owner = null, due_at = now() + interval '1 hour' "
         "where subject = ''"
     )
-    assert [j.subject for j in await store.claim(desk.db, owner, 10, None, "")] == ["s1"]
+    assert [j.subject for j in await store.claim(desk.db, owner, 10)] == ["s1"]
 
 
 async def test_many_claim_at_once_and_each_row_goes_to_one(make_desk: Make) -> None:

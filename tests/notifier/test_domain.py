@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 from notifier import domain
 from notifier.domain import State, Wanted
 from shared import facts
+from shared.events import email_hash
 from shared.facts import Fact
 from shared.shops import Shop, parse
 
@@ -115,7 +116,7 @@ def test_the_message_id_is_always_the_same_and_tells_nothing() -> None:
 
 
 def test_an_address_has_one_hash_however_it_is_written() -> None:
-    assert domain.address_hash(" Ana@Example.com ") == domain.address_hash("ana@example.com")
+    assert email_hash(" Ana@Example.com ") == email_hash("ana@example.com")
 
 
 def test_a_life_runs_from_the_fact() -> None:

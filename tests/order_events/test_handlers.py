@@ -8,10 +8,9 @@ from typing import Any
 
 import afterglow
 from order_events.api import inbound_event
-from order_events.domain import email_hash
 from shared.clock import now
 from shared.errors import UnknownType
-from shared.events import Record, event_id, rfc3339
+from shared.events import Record, email_hash, event_id, rfc3339
 from shared.testing import ADDRESS, placed_body
 
 from .conftest import SECRETS, Front, Starter, structured

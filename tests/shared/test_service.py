@@ -27,8 +27,8 @@ from tests.integration.stack import (
 
 from afterglow.postgres import Postgres, free_port
 from shared.errors import GiveUp, Refused, Retry
-from shared.service import http_app, json_response
 from shared.testing import ADDRESS, placed_body
+from shared.web import http_app, json_response
 
 Migrated = Callable[[str], Awaitable[str]]
 

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
+from shared.events import Event, EventData, OrderCancelled, OrderDelayed
+
 MAX_FACTS: Final = 200
 
 Scalar = str | int | bool | None
@@ -121,6 +123,30 @@ def fact(
     fields = {"state": state, **extra}
     kept = tuple(sorted((name, value) for name, value in fields.items() if value is not None))
     return Fact(type, at.astimezone(UTC), rank, str(id), day, kept)
+
+
+def of(event: Event, *, raw_at: str | None = None) -> Fact:
+    """Make the fact that an event is: what the folds of the services read of it, and nothing else.
+
+    `raw_at` is the time its sender gave, where that could not be believed.
+    """
+    data = event.data
+    moved = data.promise if isinstance(data, OrderDelayed) else None
+    return fact(
+        event.type,
+        event.time,
+        event.id,
+        day=getattr(data, "precision", "second") == "day",
+        subject=subject_of(data) or None,
+        partial=(isinstance(data, OrderCancelled) and bool(data.items)) or None,
+        promise=f"{moved.from_}/{moved.to}" if moved else None,
+        raw_at=raw_at,
+    )
+
+
+def subject_of(data: EventData) -> str:
+    """Return which part of the order a body is about: a parcel, a return; "" for the order as a whole."""
+    return str(getattr(data, "shipment_id", None) or getattr(data, "return_id", None) or "")
 
 
 def add(facts: Iterable[Fact], new: Iterable[Fact]) -> tuple[Fact, ...]:

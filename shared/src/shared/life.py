@@ -50,12 +50,15 @@ class Life:
 
     async def unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this, or as much of it as there is time for until the process is to stop."""
-        async with asyncio.TaskGroup() as group:
-            doing = group.create_task(work)
-            stop = group.create_task(self.stopping.wait())
-            await asyncio.wait([doing, stop], return_when=asyncio.FIRST_COMPLETED)
-            doing.cancel()
-            stop.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                doing = group.create_task(work)
+                stop = group.create_task(self.stopping.wait())
+                await asyncio.wait([doing, stop], return_when=asyncio.FIRST_COMPLETED)
+                doing.cancel()
+                stop.cancel()
+        except ExceptionGroup as failed:  # only the work can fail
+            raise failed.exceptions[0] from None
 
     def stuck(self) -> str | None:
         """Return the name of a loop that has not turned in time."""

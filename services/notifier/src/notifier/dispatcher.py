@@ -25,6 +25,7 @@ from notifier.settings import Settings
 from notifier.store import Job, Result
 from shared.clock import now
 from shared.errors import GiveUp
+from shared.events import email_hash
 from shared.failpoints import failpoint
 from shared.life import Life
 from shared.observability import EVENT_TO_ACCEPTED, MESSAGES, SMTP_OUTCOMES
@@ -138,7 +139,9 @@ class Dispatcher:
             if self._claim_lost:
                 await store.give_back(self._db, self.owner, sorted(self._held))
                 self._claim_lost = False
-            jobs = await store.claim(self._db, self.owner, free, self._low, self._last_shop)
+            jobs = await store.claim(
+                self._db, self.owner, free, not_before=self._low, after_shop=self._last_shop
+            )
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -313,7 +316,7 @@ class Dispatcher:
             return Result(job, "unknown", verdict.reason, reply)
         if verdict.action == "failed":
             self._route.works(policy=verdict.reason == "policy")
-            hashed = domain.address_hash(address) if verdict.suppress_address else None
+            hashed = email_hash(address) if verdict.suppress_address else None
             return Result(job, "failed", verdict.reason, reply, suppress_hash=hashed)
         if verdict.retries is not None and job.tries >= verdict.retries:
             return Result(job, "failed", verdict.reason, reply)

@@ -115,8 +115,3 @@ def message_id(key: str, sender: str, secret: bytes) -> str:
     """
     digest = hashlib.blake2b(key.encode(), key=secret[:64], digest_size=20).hexdigest()
     return f"<{digest}@{sender.rpartition('@')[2]}>"
-
-
-def address_hash(address: str) -> str:
-    """Return the name of an address on the suppression list: SHA-256 of it in lower case, in hex."""
-    return hashlib.sha256(address.strip().lower().encode()).hexdigest()

@@ -23,6 +23,7 @@ from shared.events import (
     MessageUnknown,
     OrderDelayed,
     OrderPlaced,
+    email_hash,
     event_id,
 )
 from shared.observability import HISTORY_FACTS, MESSAGES
@@ -139,19 +140,7 @@ class Notifier:
 def _learn(order: Order, event: Event) -> None:
     """Add the event's fact to the order, and what it says of how the order looks."""
     data = event.data
-    partial = event.type == "order.cancelled.v1" and bool(getattr(data, "items", None))
-    subject = getattr(data, "shipment_id", None) or getattr(data, "return_id", None)
-    moved = data.promise if isinstance(data, OrderDelayed) else None
-    fact = facts.fact(
-        event.type,
-        event.time,
-        event.id,
-        day=getattr(data, "precision", "second") == "day",
-        subject=str(subject) if subject else None,
-        partial=partial or None,
-        promise=f"{moved.from_}/{moved.to}" if moved else None,
-    )
-    order.facts = facts.add(order.facts, [fact])
+    order.facts = facts.add(order.facts, [facts.of(event)])
     if any(f.type == CustomerErased.type for f in order.facts):
         order.snapshot = order.email_hash = None
         return
@@ -161,7 +150,7 @@ def _learn(order: Order, event: Event) -> None:
             order.snapshot = (event.body or data.model_dump_json().encode()).decode()
             order.revision = revision
             address = data.customer.email
-            order.email_hash = domain.address_hash(address) if address else None
+            order.email_hash = email_hash(address) if address else None
     _move_promise(order)
 
 

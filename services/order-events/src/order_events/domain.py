@@ -122,14 +122,14 @@ def fingerprint(data: EventData) -> str:
     return hashlib.sha256(data.model_dump_json(exclude={"revision"}).encode()).hexdigest()[:32]
 
 
-def email_hash(address: str) -> str:
-    """Hash an address for look-ups and erasure: SHA-256 of it in lower case, in hex."""
-    return hashlib.sha256(address.strip().lower().encode()).hexdigest()
-
-
 def clamp(at: datetime, now: datetime) -> datetime:
     """Take a time more than ten minutes in the future for a wrong clock: it becomes now."""
     return now if at > now + FUTURE_MAX else at
+
+
+def overstated(said: datetime | None, now: datetime) -> str | None:
+    """Return, as it was said, a time that `clamp` changes: an order's facts keep it."""
+    return rfc3339(said) if said is not None and said > now + FUTURE_MAX else None
 
 
 def _is_stale(order: Order, revision: datetime) -> bool:

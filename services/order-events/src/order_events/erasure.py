@@ -10,11 +10,11 @@ from datetime import datetime
 
 import structlog
 
-from order_events import domain, store
+from order_events import store
 from order_events.domain import Erase
 from shared.bus import Bus
 from shared.errors import Retry
-from shared.events import CustomerErased, Event, event_id
+from shared.events import CustomerErased, Event, email_hash, event_id
 from shared.life import Life
 from shared.store import Database, Timer, Tx, is_transient, set_timers, take_due_timers
 
@@ -36,7 +36,7 @@ class Erased:
 async def erase(tx: Tx, bus: Bus, shop: str, request: Erase, now: datetime) -> Erased:
     """Forget the orders and the address that a request names, wherever they stand."""
     address = request.email
-    hashed = request.email_hash or (domain.email_hash(address) if address else None)
+    hashed = request.email_hash or (email_hash(address) if address else None)
     found = await store.orders_to_erase(tx, shop, request.order_ids, hashed)
     named = sorted({*request.order_ids, *found})
     await store.erase_unread(tx, shop, named, [address] if address else [])

@@ -12,7 +12,15 @@ from order_events.store import Claim, Received
 from shared import facts
 from shared.bus import Bus
 from shared.errors import GiveUp, Refused, Retry
-from shared.events import CustomerErased, Event, EventData, ScanReported, event_id
+from shared.events import (
+    CustomerErased,
+    Event,
+    EventData,
+    OrderUpdated,
+    ScanReported,
+    email_hash,
+    event_id,
+)
 from shared.failpoints import failpoint
 from shared.observability import EVENTS_ACCEPTED, SCANS_UNMAPPED, WEBHOOKS
 from shared.shops import Shop, Shops
@@ -202,7 +210,9 @@ class Orders:
             return
         data, at = domain.record(order, data, stated.time, shop, batch.now)
         event = _event(batch, shop, stated.source, data, at, stated.id, stated.traceparent)
-        self._tell(batch, order, event)
+        said_at = stated.data.happened_at or stated.time
+        self._tell(order, event, domain.overstated(said_at, batch.now))
+        batch.events.append(event)
 
     # ---------------------------------------------------------------- webhooks
 
@@ -260,7 +270,7 @@ class Orders:
         if self._is_erased(batch, order, statement.data):
             return
         for data, at in domain.decide(order, statement, shop, batch.now):
-            subject = _subject(data) or getattr(statement, "subject", "")
+            subject = facts.subject_of(data) or getattr(statement, "subject", "")
             # The time belongs to it: what changes from A to B, back, and to B again, is told each time.
             said = event_id(
                 shop.id,
@@ -270,22 +280,14 @@ class Orders:
                 domain.fingerprint(data),
                 at.isoformat(),
             )
-            self._tell(batch, order, _event(batch, shop, source, data, at, said, hook.traceparent))
+            event = _event(batch, shop, source, data, at, said, hook.traceparent)
+            self._tell(order, event, domain.overstated(_said_at(statement, data), batch.now))
+            batch.events.append(event)
 
     # ---------------------------------------------------------------- both
 
-    def _tell(self, batch: _Batch, order: Order, event: Event) -> None:
-        batch.events.append(event)
-        partial = event.type == "order.cancelled.v1" and bool(getattr(event.data, "items", None))
-        fact = facts.fact(
-            event.type,
-            event.time,
-            event.id,
-            day=getattr(event.data, "precision", "second") == "day",
-            subject=_subject(event.data) or None,
-            partial=partial or None,
-        )
-        order.facts = facts.add(order.facts, [fact])
+    def _tell(self, order: Order, event: Event, raw_at: str | None) -> None:
+        order.facts = facts.add(order.facts, [facts.of(event, raw_at=raw_at)])
 
     def _is_erased(self, batch: _Batch, order: Order, data: EventData) -> bool:
         """Tell whether these facts are older than the erasure of the customer they are about.
@@ -342,8 +344,13 @@ def _reused(field_: str, index: int | None) -> Refused:
     return Refused(409, "idempotency_key_reused", detail, field=field_, index=index)
 
 
-def _subject(data: EventData) -> str:
-    return str(getattr(data, "shipment_id", None) or getattr(data, "return_id", None) or "")
+def _said_at(statement: domain.Statement, data: EventData) -> datetime | None:
+    """Return the time that the platform gave for what became `data`."""
+    if isinstance(statement, domain.Once):
+        return statement.at
+    if isinstance(statement, Snapshot) and isinstance(data, OrderUpdated):
+        return statement.data.revision
+    return data.happened_at
 
 
 def _data(item: Item) -> list[EventData]:
@@ -360,4 +367,4 @@ def _order_ids(item: Item) -> list[str]:
 
 def _hashes_of(bodies: Sequence[EventData]) -> list[str]:
     addresses = (getattr(getattr(d, "customer", None), "email", None) for d in bodies)
-    return [domain.email_hash(a) for a in addresses if a]
+    return [email_hash(a) for a in addresses if a]

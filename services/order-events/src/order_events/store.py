@@ -9,9 +9,10 @@ from uuid import UUID
 
 import orjson
 
-from order_events.domain import Order, email_hash
+from order_events.domain import Order
 from shared import facts
 from shared.errors import Retry
+from shared.events import email_hash
 from shared.store import PERSONAL_DAYS, Database, Tx, in_steps
 
 Key = tuple[str, str]

@@ -45,6 +45,7 @@ from shared.events.orders import (
     ShipmentWithdrawn,
     Source,
     Totals,
+    email_hash,
     person_hash,
 )
 from shared.events.outcomes import (
@@ -164,6 +165,7 @@ __all__ = [
     "countries",
     "country_or_none",
     "currencies",
+    "email_hash",
     "email_or_none",
     "event_id",
     "event_key",

@@ -86,6 +86,11 @@ def person_hash(shop: str, address: str) -> str:
     return hashlib.sha256(f"{shop}\n{address.strip().lower()}".encode()).hexdigest()[:32]
 
 
+def email_hash(address: str) -> str:
+    """Return the name of an address in `CustomerErased` and in every look-up: SHA-256 in lower case, hex."""
+    return hashlib.sha256(address.strip().lower().encode()).hexdigest()
+
+
 class Consent(Value):
     """What the customer agreed to; null means that she was never asked."""
 

@@ -166,7 +166,12 @@ _CLAIM = """with recursive paused as materialized (
 
 
 async def claim(
-    db: Database, owner: UUID, limit: int, not_before: datetime | None, after_shop: str
+    db: Database,
+    owner: UUID,
+    limit: int,
+    *,
+    not_before: datetime | None = None,
+    after_shop: str = "",
 ) -> list[Job]:
     """Claim due messages, fairly over the shops, oldest first; never two of one order and channel.
 
