@@ -5,14 +5,14 @@ import json
 import re
 import shlex
 import sys
-import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from afterglow.postgres import free_port
 from tests.integration.stack import until
+
+from afterglow.postgres import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,8 +56,8 @@ async def test_the_quick_start_of_the_readme_ends_in_one_slovenian_mail(tmp_path
         assert len(second["ids"]) == 1
 
         async def mails() -> list[Any]:
-            with urllib.request.urlopen(running["inbox"] + "/api/messages") as answer:
-                return list(json.load(answer))
+            async with httpx2.AsyncClient() as client:
+                return list((await client.get(running["inbox"] + "/api/messages")).json())
 
         async def arrived() -> bool:
             return bool(await mails())

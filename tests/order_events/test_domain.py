@@ -224,7 +224,7 @@ def test_the_newest_revision_stays_whatever_comes_in_which_order(order_of: list[
         data = OrderUpdated.model_validate(_wire(body)) if n else first
         record(order, data, at[n], shop(), NOW)
     assert order.snapshot is not None
-    assert order.snapshot["number"] == "#5"
+    assert order.looks["number"] == "#5"
 
 
 def _wire(body: dict[str, object]) -> dict[str, object]:

@@ -162,3 +162,21 @@ def test_every_fact_of_an_order_has_a_rank_but_scans_and_what_became_of_messages
         SCAN,
         "scan.reported.v1",
     }
+
+
+def test_a_cancellation_and_an_erasure_outlive_any_number_of_later_facts() -> None:
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    deciding = [
+        fact("order.placed.v1", start, "p"),
+        fact("order.cancelled.v1", start + timedelta(hours=1), "c"),
+        fact("customer.erased.v1", start + timedelta(hours=2), "e"),
+    ]
+    noise = [
+        fact("order.updated.v1", start + timedelta(days=1, minutes=n), f"u{n}")
+        for n in range(MAX_FACTS * 2)
+    ]
+    kept: tuple[Fact, ...] = ()
+    for one in [*deciding, *noise]:
+        kept = add(kept, [one])
+    assert len(kept) == MAX_FACTS
+    assert {"p", "c", "e"} <= {one.id for one in kept}

@@ -12,8 +12,8 @@ compared with nothing; it is *placed*: directly before the first exact fact of i
 higher rank, else at the day's end. Every fact then has one key, which depends only on the set, and
 keys cannot run in circles. Exact facts are never moved by it.
 
-**The cap.** At most 200 facts: the earliest `order.placed` and the newest others. What is dropped is
-decided by (time, rank, id) alone, which needs no other fact, so it too is the same for every order
+**The cap.** At most 200 facts: the earliest of those on which everything else rests (placed, cancelled as
+a whole, erased) and the newest others. What is dropped is decided by (time, rank, id) alone, which needs no other fact, so it too is the same for every order
 of arrival.
 """
 
@@ -83,7 +83,6 @@ STATE_RANK: Final[Mapping[str, int]] = {
 """Rank of a scan or a status change by the shipment state it tells."""
 
 _UNRANKED: Final = 50
-_PLACED: Final = "order.placed.v1"
 _DAY: Final = timedelta(days=1)
 
 _Key = tuple[datetime, int, int, int, str]
@@ -174,13 +173,18 @@ def load(text: str | bytes) -> tuple[Fact, ...]:
     return tuple(_from_row(row) for row in json.loads(text))
 
 
+def _is_anchor(one: Fact) -> bool:
+    """Tell whether everything else rests on a fact of this type."""
+    whole = one.type == "order.cancelled.v1" and not one.get("partial")
+    return whole or one.type in {"order.placed.v1", "customer.erased.v1"}
+
+
 def _newest(facts: Iterable[Fact]) -> list[Fact]:
     newest_first = sorted(facts, key=_static, reverse=True)
-    placed = min((one for one in newest_first if one.type == _PLACED), key=_static, default=None)
-    if placed is None:
-        return newest_first[:MAX_FACTS]
-    others = [one for one in newest_first if one is not placed]
-    return [placed, *others[: MAX_FACTS - 1]]
+    # the last one written for a type is its earliest
+    anchors = list({one.type: one for one in newest_first if _is_anchor(one)}.values())
+    others = [one for one in newest_first if one not in anchors]
+    return [*anchors, *others[: MAX_FACTS - len(anchors)]]
 
 
 def _sorted(facts: list[Fact]) -> tuple[Fact, ...]:

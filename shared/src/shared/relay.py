@@ -5,6 +5,7 @@ a low number is not skipped. One replica at a time works, whoever holds the tran
 """
 
 import asyncio
+from collections import Counter
 
 import structlog
 
@@ -83,8 +84,8 @@ class Relay:
                 [r["seq"] for r in rows],
             )
         await failpoint("rl.after_commit")
-        for record in records:
-            EVENTS_PUBLISHED.labels(self._db.schema, record.topic).inc()
+        for topic, count in Counter(r.topic for r in records).items():
+            EVENTS_PUBLISHED.labels(self._db.schema, topic).inc(count)
         return len(rows)
 
     async def oldest_seconds(self) -> float:

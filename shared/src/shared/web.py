@@ -263,6 +263,7 @@ async def serve(life: Life, app: Any, host: str, port: int) -> None:
         access_log=False,
         lifespan="off",
         http=BoundedProtocol,  # not h11, which takes a length beside chunked encoding
+        proxy_headers=False,  # nothing here asks who the client is
         server_header=False,
         date_header=False,
         timeout_keep_alive=30,

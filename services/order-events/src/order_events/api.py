@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from traceback import format_tb
 from typing import Any
@@ -77,11 +77,19 @@ class _Ingest:
             inbound = [from_http(stated, shop=shop.id, allowed=INBOUND_TYPES)]
         else:
             inbound = _batch(stated, shop)
+        bodies = [e.data.model_dump_json().encode() for e in inbound]
         claims = [
-            Claim(shop.id, f"ce:{e.ce_source}:{e.ce_id}", _sha256_of(e), (_id_of(shop, e),))
-            for e in inbound
+            Claim(shop.id, f"ce:{e.ce_source}:{e.ce_id}", _sha256_of(e, body), (_id_of(shop, e),))
+            for e, body in zip(inbound, bodies, strict=True)
         ]
-        return await self._accept(http, shop, inbound, claims, whole)
+        trace = _trace(http)
+        events = tuple(
+            Stated(claim.ids[0], e.data, e.time, e.ce_source, e.traceparent or trace, body)
+            for e, claim, body in zip(inbound, claims, bodies, strict=True)
+        )
+        if whole is not None:
+            whole = replace(whole, ids=tuple(e.id for e in events))
+        return _accepted(await self._submit(Request(shop, events, tuple(claims), whole)))
 
     async def bare(self, http: HttpRequest) -> Response:
         """Take one body of the type in the path; its time stands in `CE-Time` or in the body."""
@@ -131,24 +139,6 @@ class _Ingest:
         nothing = replace(hook.delivery, statements=())
         return await self._submit(replace(hook, delivery=nothing, unusable=reason))
 
-    async def _accept(
-        self,
-        http: HttpRequest,
-        shop: Shop,
-        inbound: Sequence[Inbound],
-        claims: Sequence[Claim],
-        whole: Claim | None,
-    ) -> Response:
-        trace = _trace(http)
-        events = tuple(
-            Stated(claim.ids[0], e.data, e.time, e.ce_source, e.traceparent or trace)
-            for e, claim in zip(inbound, claims, strict=True)
-        )
-        if whole is not None:
-            ids = tuple(e.id for e in events)
-            whole = Claim(whole.shop, whole.key, whole.body_sha256, ids)
-        return _accepted(await self._submit(Request(shop, events, tuple(claims), whole)))
-
     def _caller(self, http: HttpRequest) -> Shop:
         shop = self._shops.by_api_key(bearer_token(http.scope))
         if shop is None:
@@ -181,9 +171,9 @@ def _id_of(shop: Shop, inbound: Inbound) -> Any:
     return event_id(shop.id, inbound.ce_source, inbound.ce_id)
 
 
-def _sha256_of(inbound: Inbound) -> bytes:
-    said = f"{inbound.type}\n{inbound.time.isoformat()}\n{inbound.data.model_dump_json()}"
-    return hashlib.sha256(said.encode()).digest()
+def _sha256_of(inbound: Inbound, body: bytes) -> bytes:
+    said = f"{inbound.type}\n{inbound.time.isoformat()}\n"
+    return hashlib.sha256(said.encode() + body).digest()
 
 
 def _trace(http: HttpRequest) -> str | None:

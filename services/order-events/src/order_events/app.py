@@ -1,6 +1,6 @@
 """Composition root: which part talks to which."""
 
-from order_events import api, store
+from order_events import api, domain, store
 from order_events.erasure import ShopErasure
 from order_events.handlers import Orders
 from order_events.settings import Settings
@@ -13,6 +13,7 @@ from shared.shops import load
 
 def create_app(settings: Settings) -> Service:
     """Build the service; nothing connects or starts before it runs."""
+    domain.prepare()
     db, bus, relay = parts("order_events", settings)
     shops = load(settings.shops_file, settings.products_file, environment())
     orders = Orders(db, bus, shops, relay.wake)

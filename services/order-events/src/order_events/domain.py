@@ -5,9 +5,10 @@ from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
+import orjson
 from holidays import country_holidays
 
 from shared.events import (
@@ -20,6 +21,7 @@ from shared.events import (
     ScanReported,
     ShipmentUpdated,
     ShipmentWithdrawn,
+    email_hash,
     parse_instant,
     rfc3339,
 )
@@ -109,17 +111,45 @@ class Order:
     shop: str
     order_id: str
     facts: tuple[Fact, ...] = ()
-    snapshot: dict[str, Any] | None = None
+    snapshot: bytes | None = None  # JSON as it travels
+    revision: datetime | None = None
+    email_hash: str | None = None
     told: dict[str, str] = field(default_factory=dict)
     history: str | None = None
     erased_at: datetime | None = None
     changed: bool = False
     is_new: bool = True
+    _kept: OrderPlaced | None = None
+
+    @property
+    def looks(self) -> dict[str, Any]:
+        """The snapshot's fields; none while there is no snapshot."""
+        found: dict[str, Any] = orjson.loads(self.snapshot) if self.snapshot else {}
+        return found
+
+    def keep(self, data: OrderPlaced, revision: datetime, body: bytes | None = None) -> None:
+        """Let the order look like this from now on; `body` is `data` as JSON where that was made already."""
+        address = data.customer.email
+        self.snapshot = body or data.model_dump_json().encode()
+        self.revision = revision
+        self.email_hash = email_hash(address) if address else None
+        self._kept = data
+
+    def body_of(self, data: EventData) -> bytes | None:
+        """Return the JSON of a body that `keep` encoded, so that nobody has to do it again."""
+        return self.snapshot if data is self._kept else None
+
+    def forget(self, now: datetime) -> None:
+        """Drop what is personal."""
+        self.snapshot = self.email_hash = self._kept = None
+        self.told, self.erased_at, self.changed = {}, now, True
 
 
-def fingerprint(data: EventData) -> str:
+def fingerprint(data: EventData, body: bytes | None = None) -> str:
     """Hash what a body says; its revision is left out, because a platform re-dates unchanged orders."""
-    return hashlib.sha256(data.model_dump_json(exclude={"revision"}).encode()).hexdigest()[:32]
+    if getattr(data, "revision", None) is not None:
+        data, body = data.model_copy(update={"revision": None}), None
+    return hashlib.sha256(body or data.model_dump_json().encode()).hexdigest()[:32]
 
 
 def clamp(at: datetime, now: datetime) -> datetime:
@@ -134,13 +164,7 @@ def overstated(said: datetime | None, now: datetime) -> str | None:
 
 def _is_stale(order: Order, revision: datetime) -> bool:
     """Tell whether a snapshot is older than the one we have."""
-    known = (order.snapshot or {}).get("revision")
-    return known is not None and revision < parse_instant(known)
-
-
-def _kept(data: OrderPlaced, revision: datetime) -> dict[str, Any]:
-    """Return a snapshot as it is kept: always with a revision, so that an older one is recognised."""
-    return data.model_dump(mode="json") | {"revision": rfc3339(revision)}
+    return order.revision is not None and revision < order.revision
 
 
 def decide(
@@ -166,8 +190,8 @@ def _at_of(order: Order, statement: Once, shop: Shop) -> datetime:
     An order that we hear of for the first time and that is older than the shop's `live_from` brings its
     whole past along: it is dated with the order, so that it updates state and tells nobody.
     """
-    placed = (order.snapshot or {}).get("placed_at")
-    if order.is_new and placed and shop.live_from and parse_instant(placed) < shop.live_from:
+    placed = order.looks.get("placed_at") if order.is_new else None
+    if placed and shop.live_from and parse_instant(placed) < shop.live_from:
         return min(statement.at, parse_instant(placed))
     return statement.at
 
@@ -186,7 +210,7 @@ def _snapshot(
     first = "placed" not in order.told
     if data.revision is not None:  # a wrong clock must not outdate everything that follows
         data = data.model_copy(update={"revision": revision})
-    order.snapshot = _kept(data, revision)
+    order.keep(data, revision)
     order.history = statement.history if first else None
     order.changed = True
     if first and (statement.history or not statement.placed):
@@ -238,26 +262,32 @@ def _as(kind: type[EventData], data: EventData) -> EventData:
 
 
 def record(
-    order: Order, data: EventData, time: datetime, shop: Shop, now: datetime
+    order: Order,
+    data: EventData,
+    time: datetime,
+    shop: Shop,
+    now: datetime,
+    body: bytes | None = None,
 ) -> tuple[EventData, datetime]:
     """Take an event exactly as a shop states it over the API or the bus; `told` learns of it.
 
-    `time` is the envelope's: what the body says of when it happened goes before it.
+    `time` is the envelope's: what the body says of when it happened goes before it. `body` is `data`
+    as JSON where that was made already.
     """
     at = clamp(data.happened_at or time, now)
     order.changed = True
     if isinstance(data, OrderPlaced):  # OrderUpdated has the same body
-        if data.revision is not None:
-            data = data.model_copy(update={"revision": clamp(data.revision, now)})
-        revision = data.revision or at
-        stale = _is_stale(order, revision)
-        data = with_promise(order, data, shop, now)
-        if not stale:
-            order.snapshot = _kept(data, revision)
         if data.type == OrderPlaced.type:
-            order.told.setdefault("placed", fingerprint(data))
+            order.told.setdefault("placed", fingerprint(data, body))
+        stated = data
+        if data.revision is not None and clamp(data.revision, now) != data.revision:
+            data = data.model_copy(update={"revision": now})
+        data = with_promise(order, data, shop, now)
+        if not _is_stale(order, data.revision or at):
+            order.keep(data, data.revision or at, body if data is stated else None)
     elif isinstance(data, OrderDelayed) and data.promise and order.snapshot:
-        order.snapshot = order.snapshot | {"promise": data.promise.model_dump(mode="json")}
+        moved = {"promise": data.promise.model_dump(mode="json")}
+        order.snapshot = orjson.dumps(order.looks | moved)
     elif isinstance(data, OrderShipped):
         order.told[f"shipment:{data.shipment_id}"] = _as(OrderShipped, data).model_dump_json()
     return data, at
@@ -270,32 +300,50 @@ def with_promise(order: Order, data: OrderPlaced, shop: Shop, now: datetime) -> 
     """Fill in the promised days, once: the shop's own statement, else the one known, else computed."""
     if data.promise is not None:
         return data
-    known = (order.snapshot or {}).get("promise")
-    if known:
+    if known := order.looks.get("promise"):
         promise: Promise | None = Promise.model_validate(known)
     else:  # days counted from a wrong clock would stand in the mail
-        placed = data.model_copy(update={"placed_at": clamp(data.placed_at, now)})
-        promise = promised_days(placed, shop)
+        promise = promised_days(data, shop, clamp(data.placed_at, now))
     return data.model_copy(update={"promise": promise}) if promise else data
 
 
-def promised_days(data: OrderPlaced, shop: Shop) -> Promise | None:
+def promised_days(
+    data: OrderPlaced, shop: Shop, placed_at: datetime | None = None
+) -> Promise | None:
     """Compute the promised days from shipping method, destination, cut-off hour and calendars.
 
-    None when the shop promises nothing for that method and country.
+    `placed_at` goes before the order's own. None when the shop promises nothing for that method and
+    country.
     """
     country = data.ship_to.country if data.ship_to else None
     stated = shop.promise(data.shipping_method, country)
     if stated is None:
         return None
     calendar = shop.calendar(stated.calendar)
-    closed = (*_holidays(calendar.holidays, country), frozenset(calendar.closed))
-    working = calendar.weekday_numbers
-    placed = data.placed_at.astimezone(shop.zone)
+    placed = (placed_at or data.placed_at).astimezone(shop.zone)
     late = calendar.cut_off is not None and placed.time() >= calendar.cut_off
-    starts = _forward(placed.date() + timedelta(days=1 if late else 0), 0, working, closed)
-    leaves = _forward(starts, calendar.handling_days, working, closed)
-    first, last = (_forward(leaves, days, working, closed) for days in stated.days)
+    return _span(
+        placed.date() + timedelta(days=1 if late else 0),
+        (calendar.handling_days, *stated.days),
+        calendar.weekday_numbers,
+        (calendar.holidays, country),
+        calendar.closed,
+    )
+
+
+@lru_cache(4096)  # the orders of a day have few destinations and methods
+def _span(
+    day: date,
+    counts: tuple[int, int, int],
+    working: frozenset[int],
+    countries: tuple[str | None, ...],
+    closed_days: tuple[date, ...],
+) -> Promise:
+    """Return the promise of an order of this day: `counts` are working days until it leaves, under way."""
+    closed = (*_holidays(*countries), frozenset(closed_days))
+    handling, *under_way = counts
+    leaves = _forward(_forward(day, 0, working, closed), handling, working, closed)
+    first, last = (_forward(leaves, days, working, closed) for days in under_way)
     return Promise.model_validate({"from": first, "to": last, "source": "method"})
 
 
@@ -309,6 +357,11 @@ def _forward(
                 return day
             count -= 1
         day += timedelta(days=1)
+
+
+def prepare() -> None:
+    """Load what all calendars share, once at the start: the first order would wait a third of a second."""
+    _holidays("DE")
 
 
 @cache

@@ -1,6 +1,7 @@
 """What happens when somebody says something about an order: the story, from request to outbox."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,6 +41,7 @@ class Stated:
     time: datetime
     source: str
     traceparent: str | None = None
+    body: bytes | None = None  # `data` as JSON, where that was made already
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,9 @@ class Orders:
         for item, answer in zip(items, answers, strict=True):
             if isinstance(item, Webhook) and isinstance(answer, Answer):
                 WEBHOOKS.labels(item.source, answer.outcome).inc()
+        for type_, count in Counter(e.type for e in batch.events).items():
+            EVENTS_ACCEPTED.labels(type_).inc(count)
         for event in batch.events:
-            EVENTS_ACCEPTED.labels(event.type).inc()
             if isinstance(event.data, ScanReported) and event.data.state == "unknown":
                 SCANS_UNMAPPED.labels(str(event.data.source)).inc()
         return answers
@@ -208,8 +211,9 @@ class Orders:
             return
         if self._is_erased(batch, order, data):
             return
-        data, at = domain.record(order, data, stated.time, shop, batch.now)
-        event = _event(batch, shop, stated.source, data, at, stated.id, stated.traceparent)
+        data, at = domain.record(order, data, stated.time, shop, batch.now, stated.body)
+        body = stated.body if data is stated.data else order.body_of(data)
+        event = _event(batch, shop, stated.source, data, at, stated.id, stated.traceparent, body)
         said_at = stated.data.happened_at or stated.time
         self._tell(order, event, domain.overstated(said_at, batch.now))
         batch.events.append(event)
@@ -280,7 +284,8 @@ class Orders:
                 domain.fingerprint(data),
                 at.isoformat(),
             )
-            event = _event(batch, shop, source, data, at, said, hook.traceparent)
+            body = order.body_of(data)
+            event = _event(batch, shop, source, data, at, said, hook.traceparent, body)
             self._tell(order, event, domain.overstated(_said_at(statement, data), batch.now))
             batch.events.append(event)
 
@@ -313,8 +318,7 @@ class Orders:
             batch.tombstones[shop.id, hashed] = batch.now
         for order_id in done.order_ids:
             if (order := batch.orders.get((shop.id, order_id))) is not None:
-                order.snapshot, order.told, order.erased_at = None, {}, batch.now
-                order.changed = True
+                order.forget(batch.now)
         told = {e.id for e in batch.events}  # two requests of one moment may be about one order
         batch.events += [e for e in done.events if e.id not in told]
 
@@ -327,6 +331,7 @@ def _event(
     at: datetime,
     said: UUID,
     traceparent: str | None = None,
+    body: bytes | None = None,
 ) -> Event:
     return Event.of(
         data,
@@ -336,6 +341,7 @@ def _event(
         time=at,
         recorded_at=batch.now,
         traceparent=traceparent,
+        body=body,
     )
 
 

@@ -12,7 +12,6 @@ import orjson
 from order_events.domain import Order
 from shared import facts
 from shared.errors import Retry
-from shared.events import email_hash
 from shared.store import PERSONAL_DAYS, Database, Tx, in_steps
 
 Key = tuple[str, str]
@@ -29,18 +28,18 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, 
     wanted = sorted(set(keys))
     shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
     rows = await tx.fetch(
-        """select o.shop, o.order_id, o.facts, o.snapshot, o.told, o.history, o.erased_at,
-                  clock_timestamp() as at
-           from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
-             select * from orders o
-             where o.shop = k.shop and o.order_id = k.order_id for update) o""",
+        """select o.shop, o.order_id, o.facts, o.snapshot, o.revision, o.email_hash, o.told,
+                  o.history, o.erased_at, clock_timestamp() as at
+           from (select) always left join lateral (
+             select f.* from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
+               select * from orders o
+               where o.shop = k.shop and o.order_id = k.order_id for update) f) o on true""",
         shops,
         ids,
     )
-    now = rows[0]["at"] if rows else await tx.fetchval("select clock_timestamp()")
     orders = {key: Order(*key) for key in wanted}
-    orders.update({(r["shop"], r["order_id"]): _order(r) for r in rows})
-    return now, orders
+    orders.update({(r["shop"], r["order_id"]): _order(r) for r in rows if r["shop"] is not None})
+    return rows[0]["at"], orders
 
 
 def _order(row: Any) -> Order:
@@ -48,12 +47,20 @@ def _order(row: Any) -> Order:
         shop=row["shop"],
         order_id=row["order_id"],
         facts=facts.load(row["facts"]),
-        snapshot=None if row["snapshot"] is None else orjson.loads(row["snapshot"]),
+        snapshot=row["snapshot"],
+        revision=row["revision"],
+        email_hash=row["email_hash"],
         told=orjson.loads(row["told"]),
         history=row["history"],
         erased_at=row["erased_at"],
         is_new=False,
     )
+
+
+_INSERT = """
+insert into orders (shop, order_id, facts, snapshot, revision, told, history, email_hash)
+select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::bytea[], $5::timestamptz[], $6::jsonb[],
+                     $7::text[], $8::text[])"""
 
 
 async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
@@ -63,10 +70,7 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     old = [o for o in changed if not o.is_new]
     if new:
         made = await tx.fetch(
-            """insert into orders (shop, order_id, facts, snapshot, told, history, email_hash)
-               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[],
-                                    $6::text[], $7::text[])
-               on conflict do nothing returning 1""",
+            f"{_INSERT} on conflict do nothing returning 1",
             *_columns(new),
         )
         if len(made) < len(new):
@@ -74,13 +78,10 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     if old:
         await tx.execute(
             # an upsert of rows that exist: it goes by the key whatever the planner believes
-            """insert into orders (shop, order_id, facts, snapshot, told, history, email_hash)
-               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[], $5::jsonb[],
-                                    $6::text[], $7::text[])
-               on conflict (shop, order_id) do update set
+            f"""{_INSERT} on conflict (shop, order_id) do update set
                  facts = excluded.facts, snapshot = excluded.snapshot, told = excluded.told,
-                 history = excluded.history, email_hash = excluded.email_hash,
-                 updated_at = now()""",
+                 revision = excluded.revision, history = excluded.history,
+                 email_hash = excluded.email_hash, updated_at = now()""",
             *_columns(old),
         )
     for order in changed:
@@ -92,16 +93,12 @@ def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:
         [o.shop for o in orders],
         [o.order_id for o in orders],
         [facts.dump(o.facts) for o in orders],
-        [None if o.snapshot is None else orjson.dumps(o.snapshot).decode() for o in orders],
+        [o.snapshot for o in orders],
+        [o.revision for o in orders],
         [orjson.dumps(o.told).decode() for o in orders],
         [o.history for o in orders],
-        [_hash_of(o.snapshot) for o in orders],
+        [o.email_hash for o in orders],
     )
-
-
-def _hash_of(snapshot: dict[str, Any] | None) -> str | None:
-    address = ((snapshot or {}).get("customer") or {}).get("email")
-    return email_hash(address) if address else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,9 @@ class Calendar(_Table):
         return frozenset(get_args(Weekday).index(day) for day in self.weekdays)
 
 
+_MONDAY_TO_FRIDAY: Final = Calendar()
+
+
 class Promise(_Table):
     """Working days under way, from–to, for a shipping method and destinations ("*": any)."""
 
@@ -372,4 +375,4 @@ class Shop(_Table):
 
     def calendar(self, name: str) -> Calendar:
         """A calendar by name; "default" is Monday to Friday where the shop states none."""
-        return self.calendars.get(name) or Calendar()
+        return self.calendars.get(name, _MONDAY_TO_FRIDAY)
