@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from tests.integration.stack import until
 
 from afterglow.postgres import free_port
