@@ -29,7 +29,7 @@ async def attempts(db: Database) -> tuple[Job, Job]:
     """The attempt that this owner lost, and the one that it claimed after that."""
     at = now()
     message = Message(
-        "k", "<k@shop.example>", "shop", "1", "order_confirmed", "", "email", "buyer", 0, "pending", None,
+        "k", "shop", "1", "order_confirmed", "", "email", "buyer", 0, "<k@shop.example>", "pending", None,
         at, at, at + timedelta(hours=1),
     )  # fmt: skip
     async with db.transaction() as tx:

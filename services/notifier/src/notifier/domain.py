@@ -18,6 +18,23 @@ FINAL_STATES: Final = frozenset({"sent", "failed", "suppressed", "expired", "for
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Which message it is, whichever form it is in: to be made, claimed, taken back, swept.
+
+    `key` joins the other fields and is unique for ever: the same fact told twice is one message.
+    """
+
+    key: str
+    shop: str
+    order_id: str
+    kind: str
+    subject: str  # shipment, delay episode, survey round, case step
+    channel: Channel
+    role: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A message that the order's state asks for now. `at` is the time of the fact behind it."""
 
@@ -28,7 +45,7 @@ class Wanted:
     round: int = 0
 
     def key(self, shop: str, order_id: str, channel: Channel) -> str:
-        """Return the identity of the message, unique for ever: the same fact twice is one message."""
+        """Return the message's key (see Identity)."""
         return f"{shop}|{order_id}|{self.kind}|{self.subject}|{channel}|{self.role}|{self.round}"
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, cast
 from uuid import UUID
 
 import orjson
 
 from notifier import domain, store
-from notifier.domain import State, Wanted
+from notifier.domain import Identity, State, Wanted
 from notifier.store import Message, Order, Row
 from shared import facts
 from shared.errors import GiveUp
@@ -172,36 +171,15 @@ def _ruled_out(order: Order, state: State) -> Iterable[tuple[Row, str]]:
                 yield row, reason
 
 
-class Identified(Protocol):
-    """A message by its identity, whichever form it is in: to be made, claimed, taken back, swept."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def shop(self) -> str: ...
-    @property
-    def order_id(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def channel(self) -> str: ...
-    @property
-    def role(self) -> str: ...
-    @property
-    def round(self) -> int: ...
-
-
 def outcome_event(
-    message: Identified, state: str, reason: str | None, at: datetime, *, attempt: int = 0
+    message: Identity, state: str, reason: str | None, at: datetime, *, attempt: int = 0
 ) -> Event:
     """Build the event that tells what became of a message; one for each state and attempt."""
     data = _OUTCOMES[state].model_construct(
         order_id=message.order_id,
         kind=message.kind,
         subject=message.subject,
-        channel=cast("domain.Channel", message.channel),
+        channel=message.channel,
         role=message.role,
         round=message.round,
         reason=reason,

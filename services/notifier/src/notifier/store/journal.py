@@ -1,10 +1,11 @@
 """The send journal: rows made, claimed, marked before the dot, recorded, swept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID
 
+from notifier.domain import Identity
 from shared.events import Event
 from shared.store import Database, Tx, outbox_columns
 
@@ -14,18 +15,10 @@ NOT_PAUSED = """not exists (select from pause p where p.scope = 'all'
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Message(Identity):
     """A journal row to be made."""
 
-    key: str
     message_id: str
-    shop: str
-    order_id: str
-    kind: str
-    subject: str
-    channel: str
-    role: str
-    round: int
     state: str
     reason: str | None
     fact_at: datetime
@@ -33,7 +26,7 @@ class Message:
     expires_at: datetime
 
 
-_FIELDS = tuple(Message.__slots__)
+_FIELDS = tuple(f.name for f in fields(Message))
 
 
 async def make_messages(tx: Tx, messages: Sequence[Message]) -> set[str]:
@@ -44,16 +37,16 @@ async def make_messages(tx: Tx, messages: Sequence[Message]) -> set[str]:
     if not messages:
         return set()
     rows = await tx.fetch(
-        """insert into message (key, message_id, shop, order_id, kind, subject, channel, role, round,
+        """insert into message (key, shop, order_id, kind, subject, channel, role, round, message_id,
                                 state, reason, fact_at, recorded_at, expires_at, due_at)
-           select key, message_id, shop, order_id, kind, subject, channel, role, round,
+           select key, shop, order_id, kind, subject, channel, role, round, message_id,
                   case when state = 'pending' and expires_at <= now() then 'expired' else state end,
                   case when state = 'pending' and expires_at <= now() then 'old_news' else reason end,
                   fact_at, recorded_at, expires_at, now()
            from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                       $7::text[], $8::text[], $9::int[], $10::text[], $11::text[],
+                       $7::text[], $8::int[], $9::text[], $10::text[], $11::text[],
                        $12::timestamptz[], $13::timestamptz[], $14::timestamptz[])
-             as n(key, message_id, shop, order_id, kind, subject, channel, role, round, state, reason,
+             as n(key, shop, order_id, kind, subject, channel, role, round, message_id, state, reason,
                   fact_at, recorded_at, expires_at)
            on conflict (key) do nothing returning key, state""",
         *([getattr(m, name) for m in messages] for name in _FIELDS),
@@ -87,21 +80,13 @@ async def suppress(tx: Tx, ids: Sequence[int], reasons: Sequence[str]) -> list[i
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Identity):
     """A claimed message: `attempt` is the fencing token that its mark and its record carry."""
 
     id: int
+    message_id: str
     attempt: int
     tries: int  # attempts that count for the backoff
-    key: str
-    message_id: str
-    shop: str
-    order_id: str
-    kind: str
-    subject: str
-    channel: str
-    role: str
-    round: int
     fact_at: datetime
     recorded_at: datetime
     created_at: datetime
@@ -153,8 +138,8 @@ _CLAIM = """with recursive paused as materialized (
     update message m set state = 'claimed', owner = $1, attempt = m.attempt + 1,
                          updated_at = now()
     where m.id = any(array(select id from due)) returning m.*)
-  select c.id, c.attempt, c.tries, c.key, c.message_id, c.shop, c.order_id, c.kind, c.subject,
-         c.channel, c.role, c.round, c.fact_at, c.recorded_at, c.created_at, c.resends,
+  select c.key, c.shop, c.order_id, c.kind, c.subject, c.channel, c.role, c.round,
+         c.id, c.message_id, c.attempt, c.tries, c.fact_at, c.recorded_at, c.created_at, c.resends,
          o.snapshot, s.cause as suppressed_by
   from claimed c
   cross join lateral (select o.snapshot, o.email_hash from orders o
@@ -322,23 +307,15 @@ async def end_lease(db: Database, owner: UUID) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(Identity):
     """A row that the sweeper moved to a state worth telling."""
 
-    key: str
-    shop: str
-    order_id: str
-    kind: str
-    subject: str
-    channel: str
-    role: str
-    round: int
     state: str
     reason: str | None
     attempt: int
 
 
-_SWEPT = ", ".join(f"m.{name}" for name in Swept.__slots__)
+_SWEPT = ", ".join(f"m.{f.name}" for f in fields(Swept))
 
 
 async def sweep_dead_owners(tx: Tx) -> list[Swept]:

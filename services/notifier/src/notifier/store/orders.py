@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from notifier.domain import Identity
 from shared import facts
 from shared.errors import Retry
 from shared.facts import Fact
@@ -28,18 +29,10 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Row(Identity):
     """A journal row as the plan needs to see it."""
 
     id: int
-    key: str
-    shop: str
-    order_id: str
-    kind: str
-    subject: str
-    channel: str
-    role: str
-    round: int
     state: str
 
 
@@ -74,8 +67,8 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> dict[Key, Order]:
 async def _load_rows(tx: Tx, known: Sequence[Order], orders: Mapping[Key, Order]) -> None:
     rows = await tx.fetch(
         """select m.* from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
-             select m.id, m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round,
-                    m.state
+             select m.key, m.shop, m.order_id, m.kind, m.subject, m.channel, m.role, m.round,
+                    m.id, m.state
              from message m where m.shop = k.shop and m.order_id = k.order_id offset 0) m""",
         [o.shop for o in known],
         [o.order_id for o in known],
