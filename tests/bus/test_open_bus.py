@@ -23,7 +23,9 @@ def settings(bus_url: str) -> Settings:
     )
 
 
-@pytest.mark.parametrize("url", ["kafka://127.0.0.1:9092", "kafka://one:9092,two:9092"])
+@pytest.mark.parametrize(
+    "url", ["kafka://127.0.0.1:9092", "kafka://one:9092,two:9092", "one:9092,two:9092"]
+)
 def test_a_kafka_address_opens_the_kafka_bus(url: str) -> None:
     assert isinstance(open_bus(settings(url), DB), KafkaBus)
 
@@ -33,7 +35,7 @@ def test_postgres_opens_the_bus_in_the_database(url: str) -> None:
     assert isinstance(open_bus(settings(url), DB), PostgresBus)
 
 
-@pytest.mark.parametrize("url", ["kafka://", "127.0.0.1:9092", "amqp://127.0.0.1", "memory:"])
+@pytest.mark.parametrize("url", ["kafka://", "one", "amqp://127.0.0.1", "memory:"])
 def test_any_other_address_is_refused(url: str) -> None:
     with pytest.raises(AfterglowError, match="BUS_URL"):
         open_bus(settings(url), DB)

@@ -33,7 +33,7 @@ from shared.failpoints import POINTS
 SHOWN_PER_RULE = 3
 
 SOAK_SECONDS = 3600.0
-OVERHEAD_SECONDS = (45.0, 62.0)  # of one run, of two: start, last failpoints, drain, reading
+OVERHEAD_SECONDS = (45.0, 56.0)  # of one run, of two: start, last failpoints, drain, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ async def run(plan: Plan, name: str, *, keep: Path | None = None, quiet: bool = 
 
 
 def _points_missed(plan: Plan, rig: Rig) -> list[Violation]:
-    missed = [point for point in plan.points if plan.all_points and not rig.fired[point]]
+    missed = [point for point in plan.points if not rig.fired[point] and not plan.again]
     return [Violation("the rig", f"no process died at {point}") for point in missed]
 
 
@@ -155,7 +155,7 @@ def _plan(options: argparse.Namespace, bus: str, servers: str | None, runs: int)
             kills=0,
             seconds=storm,
             storm_seconds_max=storm + (15 if runs == 1 else 5),
-            all_points=runs == 1,
+            points=_points(bus, runs),
             drain_seconds=30 if storm < 200 else 180,
             per_second=50 / runs,
             restarts=max(1, int(storm / 120)),
@@ -169,6 +169,14 @@ def _plan(options: argparse.Namespace, bus: str, servers: str | None, runs: int)
         drain_seconds=180,
         restarts=2,
     )
+
+
+def _points(bus: str, runs: int) -> tuple[str, ...]:
+    """Return where processes are to die: everywhere, or, of two short runs, where each bus matters."""
+    of_the_bus = {p for p in POINTS if p.startswith(("co.", "rl."))}
+    if runs == 1:
+        return tuple(sorted(POINTS))
+    return tuple(sorted(of_the_bus if bus == "kafka" else POINTS - of_the_bus))
 
 
 def _buses(wanted: str | None, servers: str | None) -> list[str]:
@@ -212,10 +220,6 @@ def main() -> int:
     if options.json:
         told = {b: r.figures | {"violations": len(r.violations)} for b, r in results.items()}
         options.json.write_text(json.dumps(told, indent=2) + "\n")
-    missed = set(POINTS) - {p for r in results.values() for p in r.figures["deaths at failpoints"]}
-    if missed:
-        say(f"chaos: RED, no process of any run died at {', '.join(sorted(missed))}")
-        return 1
     red = [bus for bus, result in results.items() if result.violations]
     say(f"chaos: {'RED on ' + ' and '.join(red) if red else 'green'}, seed {options.seed}")
     return 1 if red else 0

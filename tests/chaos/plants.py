@@ -73,7 +73,7 @@ PLANTS: Mapping[str, Plant] = {
             ),
         ),
         frozenset({"sent twice"}),
-        {"points": ("di.after_dot",), "again": True, "dice": {"point": 0.8, "kill": 0.2}},
+        {"points": ("di.after_dot",), "again": True, "dice": {"kill": 1.0}, "pause": (1.0, 3.0)},
     ),
     "offset committed before the transaction": Plant(
         (
@@ -95,7 +95,12 @@ PLANTS: Mapping[str, Plant] = {
             ),
         ),
         frozenset({"neither sent nor listed", "not received"}),
-        {"points": ("co.before_commit",), "again": True, "dice": {"point": 0.8, "kill": 0.2}},
+        {
+            "points": ("co.before_commit",),
+            "again": True,
+            "dice": {"kill": 1.0},
+            "pause": (1.0, 3.0),
+        },
     ),
     "no lease fence": Plant(
         (
@@ -162,7 +167,6 @@ PLANTS: Mapping[str, Plant] = {
 def _plan(plant: Plant, seed: int) -> Plan:
     common: dict[str, Any] = {
         "points": (),
-        "all_points": False,
         "orders": 0,
         "kills": 0,
         "seconds": 22,

@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from shared.failpoints import POINTS
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 90.0
 PROGRESS_SECONDS = 30.0
-ARMED_SECONDS = 12.0  # so long may a failpoint take to be reached before the process is dealt with
+ARMED_SECONDS = 14.0  # so long may a failpoint take to be reached before the process is dealt with
 FAULTS = (
     "drop@accepted=0.002;slow@accepted:0.004=0.25;slow@accepted:0.012=0.25;slow@accepted:0.02=0.2;"
     "drop@dot=0.002;refuse@dot:451 4.3.0 not now=0.004;drop@body=0.002;drop@data=0.002;"
@@ -98,12 +98,11 @@ class Plan:
     faults: str = FAULTS
     taste: Taste = field(default_factory=Taste)
     dice: Mapping[str, float] = field(
-        default_factory=lambda: {"kill": 0.5, "point": 0.35, "freeze": 0.1, "hang": 0.05}
+        default_factory=lambda: {"kill": 0.8, "freeze": 0.13, "hang": 0.07}
     )
     points: tuple[str, ...] = tuple(sorted(POINTS))
     restarts: int = 1  # of Postgres, without a shutdown
     patches: tuple[Patch, ...] = ()
-    all_points: bool = True  # the run is red when no process died at one of `points`
     again: bool = False  # die at the points over and over, not once at each
     orders_points: str = ""  # FAILPOINTS of the first order service, all the time
     notifier_env: Mapping[str, str] = field(default_factory=dict)
@@ -253,7 +252,7 @@ class Rig:
         self.log: list[str] = []
         self._to_fire = list(plan.points)
         self.dice.shuffle(self._to_fire)
-        self._armed_at_all: set[str] = set()
+        self._storming = False
         self._began = time.monotonic()
 
     @property
@@ -416,7 +415,11 @@ class Rig:
         """Kill, freeze and restart until the plan is fulfilled, or its time is up."""
         began = time.monotonic()
         plan, restarts_left, told_at = self.plan, self.plan.restarts, 0.0
+        self._storming = True
         async with asyncio.TaskGroup() as group:
+            of_orders = [p for p in self._to_fire if p[:2] in {"oe", "rl"}]
+            group.create_task(self._visit(of_orders))
+            group.create_task(self._visit([p for p in self._to_fire if p not in of_orders]))
             while (lasted := time.monotonic() - began) < plan.storm_seconds_max:
                 missing = [p for p in self._to_fire if not self.fired[p] or plan.again]
                 enough = lasted >= plan.seconds and self.kills >= plan.kills
@@ -433,17 +436,14 @@ class Rig:
                     continue
                 names, weights = zip(*plan.dice.items(), strict=True)
                 action = self.dice.choices(names, weights)[0]
-                if lasted > plan.seconds * 0.3 and missing and self.dice.random() < 0.6:
-                    action = "point"
-                self._act(action, missing, group)
+                self._act(action, group)
+            self._storming = False
         load.hurry.set()
         self.say(f"storm over after {time.monotonic() - began:.0f} s, {self.kills} kills")
 
-    def _act(self, action: str, missing: list[str], group: asyncio.TaskGroup) -> None:
+    def _act(self, action: str, group: asyncio.TaskGroup) -> None:
         lease = self.plan.lease_seconds
-        if action == "point" and missing:
-            self._arm(missing)
-        elif action == "freeze" and (free := self._free(self.notifiers)):
+        if action == "freeze" and (free := self._free(self.notifiers)):
             victim, seconds = self.dice.choice(free), lease + self.dice.uniform(0.8, 2.5)
             self.note(f"freeze {victim.name} for {seconds:.1f} s")
             self.freezes += 1
@@ -464,23 +464,26 @@ class Rig:
                 self.note(f"kill {victim.name}")
                 victim.kill()
 
-    def _arm(self, missing: list[str]) -> None:
-        """Start a process that will kill itself at a place nobody died at so far."""
-        armed = {p.next_points.partition("=")[0] for p in self.services}
-        armed |= {p.armed.partition("=")[0] for p in self.services if not self._free([p])}
-        for point in missing:
-            hosts = self.orders if point.startswith("oe.") else self.notifiers
-            if point.startswith("rl."):
-                hosts = self.services
-            free = self._free(hosts)
-            if point in armed or not free:
-                continue
-            victim = self.dice.choice(free)
-            most = {"co": 3, "rl": 8, "oe": 20}.get(point[:2], 20)
-            points = f"{point}=kill@n={self.dice.randint(1, most)}"
-            self.note(f"kill {victim.name}, then {points}")
-            victim.kill(points)
-            return
+    async def _visit(self, points: list[str]) -> None:
+        """Let a process die at each of these places in turn; again where none came by in time."""
+        waiting = deque(points)
+        while self._storming and waiting:
+            point = waiting.popleft()
+            before = self.fired[point]
+            hosts = self.orders if point[:2] in {"oe", "rl"} else self.notifiers
+            if free := self._free(hosts):
+                victim = self.dice.choice(free)
+                how = f"{point}=kill@n={self.dice.randint(1, 3 if point[:2] == 'co' else 8)}"
+                self.note(f"kill {victim.name}, then {how}")
+                victim.kill(how)
+                deadline = time.monotonic() + ARMED_SECONDS
+                while self._storming and self.fired[point] == before:
+                    if time.monotonic() > deadline:
+                        break
+                    await asyncio.sleep(0.1)
+            if self.fired[point] == before or self.plan.again:
+                waiting.append(point)
+            await asyncio.sleep(self.dice.uniform(*self.plan.pause))
 
     def _free(self, processes: list[Process]) -> list[Process]:
         """Return who may be struck now: alive, not frozen, not on its way to a failpoint."""

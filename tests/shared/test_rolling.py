@@ -20,7 +20,6 @@ from shared.shops import ShopsInvalid, parse
 from shared.store import Database, is_transient
 from shared.testing import MemoryBus, event, placed
 
-
 SMALL = """
 [shops.x]
 name = "X"

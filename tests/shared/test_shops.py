@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from structlog.testing import capture_logs
 
 from shared.security import new_api_key, verify_hmac
-from shared.shops import KINDS, QuietHours, Shop, ShopsInvalid, load, parse
+from shared.shops import KINDS, QuietHours, Shop, ShopsInvalid, Support, in_language, load, parse
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "shops.example.toml"
 EXAMPLE_ENV = {
@@ -70,7 +70,7 @@ def test_the_example_file_is_valid_and_shows_every_key() -> None:
 def test_a_small_shop_starts_in_shadow_with_everything_absent() -> None:
     shop = demo()
     assert shop.mode == "shadow"
-    assert shop.support.block("en") == {}
+    assert shop.support == Support()
     assert shop.quiet_hours is None
     assert shop.webhook_secrets("shopify") == []
     assert shop.promise("standard", "SI") is None
@@ -266,9 +266,11 @@ def test_support_speaks_the_customers_language_and_leaves_out_what_is_absent() -
         "support = { phone = '+386 1', hours = { sl = 'pon–pet', '*' = 'Mon–Fri' }, warranty ="
         " { pl = '2 lata' }, returns = { days = 30 } }"
     ).support
-    assert support.block("sl") == {"phone": "+386 1", "hours": "pon–pet", "returns": {"days": 30}}
-    assert support.block("ru")["hours"] == "Mon–Fri"
-    assert support.block("pl")["warranty"] == "2 lata"
+    assert support.model_fields_set == {"phone", "hours", "warranty", "returns"}
+    assert in_language(support.hours, "sl") == "pon–pet"
+    assert in_language(support.hours, "ru") == "Mon–Fri"
+    assert in_language(support.warranty, "pl") == "2 lata"
+    assert in_language(support.warranty, "sl") is None
 
 
 def test_the_first_promise_that_fits_counts() -> None:

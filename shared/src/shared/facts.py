@@ -20,6 +20,7 @@ of arrival.
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from shared.events import Event, EventData, OrderCancelled, OrderDelayed
@@ -83,6 +84,7 @@ STATE_RANK: Final[Mapping[str, int]] = {
 """Rank of a scan or a status change by the shipment state it tells."""
 
 _UNRANKED: Final = 50
+_SUBJECTS: Final = ("shipment_id", "return_id")
 _DAY: Final = timedelta(days=1)
 
 _Key = tuple[datetime, int, int, int, str]
@@ -135,7 +137,7 @@ def of(event: Event, *, raw_at: str | None = None) -> Fact:
         event.type,
         event.time,
         event.id,
-        day=getattr(data, "precision", "second") == "day",
+        day="precision" in _fields(type(data)) and getattr(data, "precision", None) == "day",
         subject=subject_of(data) or None,
         partial=(isinstance(data, OrderCancelled) and bool(data.items)) or None,
         promise=f"{moved.from_}/{moved.to}" if moved else None,
@@ -145,7 +147,13 @@ def of(event: Event, *, raw_at: str | None = None) -> Fact:
 
 def subject_of(data: EventData) -> str:
     """Return which part of the order a body is about: a parcel, a return; "" for the order as a whole."""
-    return str(getattr(data, "shipment_id", None) or getattr(data, "return_id", None) or "")
+    fields = _fields(type(data))
+    return next((str(getattr(data, n) or "") for n in _SUBJECTS if n in fields), "")
+
+
+@cache  # asking a pydantic object for a field that it does not have is slow
+def _fields(kind: type[EventData]) -> frozenset[str]:
+    return frozenset(kind.model_fields)
 
 
 def add(facts: Iterable[Fact], new: Iterable[Fact]) -> tuple[Fact, ...]:

@@ -46,7 +46,8 @@ def parse_instant(value: object) -> datetime:
         if not _RFC3339.fullmatch(value):
             raise ValueError("must be an RFC 3339 date and time with a zone, as a string")
         try:
-            value = datetime.fromisoformat(_FRACTION.sub(r"\1", value).upper())
+            exact = _FRACTION.sub(r"\1", value) if "." in value else value
+            value = datetime.fromisoformat(exact.upper())
         except ValueError:
             raise ValueError("is no date and time of the calendar") from None
     if not isinstance(value, datetime):

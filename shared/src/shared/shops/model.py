@@ -158,13 +158,6 @@ class Support(_Table):
     returns: Returns | None = None
     warranty: Texts | None = None
 
-    def block(self, language: str) -> dict[str, Any]:
-        """What is there, as plain values for a template, texts in one language."""
-        told = self.model_dump(exclude_none=True)
-        for name in ("hours", "reply_time", "warranty"):
-            told[name] = in_language(told.get(name), language)
-        return {name: value for name, value in told.items() if value}
-
 
 class Brand(_Table):
     """How messages and pages look."""
