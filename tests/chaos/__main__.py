@@ -137,12 +137,13 @@ def _plan(options: argparse.Namespace, bus: str, servers: str | None, runs: int)
     url = f"kafka://{servers}" if bus == "kafka" else "postgres:"
     # A broker notices a dead reader after ten seconds only, so its readers get more time to read.
     slow = runs if bus == "postgres" else 1.6 * runs
-    share = 0.6 if bus == "postgres" else 0.45
+    share = 0.6 if runs == 1 and bus == "postgres" else 0.3
     common: dict[str, Any] = {
         "bus_url": url,
         "seed": options.seed,
         "pause": (0.5 * slow, 1.6 * slow),
         "victims": {"notifier": share, "orders": 1 - share},
+        "calm_seconds": 0 if bus == "postgres" else 14,
     }
     if options.soak or options.seconds:
         overhead = OVERHEAD_SECONDS[runs - 1]
@@ -157,7 +158,7 @@ def _plan(options: argparse.Namespace, bus: str, servers: str | None, runs: int)
             storm_seconds_max=storm + (15 if runs == 1 else 5),
             points=_points(bus, runs),
             drain_seconds=30 if storm < 200 else 180,
-            per_second=50 / runs,
+            per_second=50,
             restarts=max(1, int(storm / 120)),
         )
     return Plan(

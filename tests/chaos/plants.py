@@ -106,17 +106,19 @@ PLANTS: Mapping[str, Plant] = {
         (
             Patch(
                 JOURNAL,
-                """              where m.id = j.id and m.attempt = j.attempt and m.owner = $1 and m.state = 'claimed'
-                and""",
-                """              where m.id = j.id and j.attempt > 0 and m.state not in ('suppressed', 'expired')
-                and""",
+                """ and m.id = j.id and m.attempt = j.attempt and m.owner = $1
+      and m.state = 'claimed'
+      and m.expires_at""",
+                """ and m.id = j.id and j.attempt > 0
+      and m.state not in ('suppressed', 'expired')
+      and m.expires_at""",
             ),
             Patch(
                 JOURNAL,
                 """where d.owner = $1 and d.lease_until > clock_timestamp())
-              returning""",
+    returning m.id, j.attempt)""",
                 """where d.owner = $1)
-              returning""",
+    returning m.id, j.attempt)""",
             ),
         ),
         frozenset({"sent twice"}),
@@ -151,11 +153,11 @@ PLANTS: Mapping[str, Plant] = {
         (
             Patch(
                 RELAY,
-                """select seq from outbox_unpublished order by seq limit $1)""",
+                "select seq from outbox_unpublished order by seq limit $1",
                 """select seq from outbox where seq > (
                        select coalesce(max(seq), 0) from outbox o where not exists (
                          select from outbox_unpublished u where u.seq = o.seq))
-                     order by seq limit $1)""",
+                     order by seq limit $1""",
             ),
         ),
         frozenset({"not published"}),

@@ -33,7 +33,8 @@ from shared.failpoints import POINTS
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 90.0
 PROGRESS_SECONDS = 30.0
-ARMED_SECONDS = 14.0  # so long may a failpoint take to be reached before the process is dealt with
+ORDERLY_SECONDS = 8.0
+ARMED_SECONDS = 20.0  # so long may a failpoint take to be reached before the process is dealt with
 FAULTS = (
     "drop@accepted=0.002;slow@accepted:0.004=0.25;slow@accepted:0.012=0.25;slow@accepted:0.02=0.2;"
     "drop@dot=0.002;refuse@dot:451 4.3.0 not now=0.004;drop@body=0.002;drop@data=0.002;"
@@ -106,6 +107,7 @@ class Plan:
     again: bool = False  # die at the points over and over, not once at each
     orders_points: str = ""  # FAILPOINTS of the first order service, all the time
     notifier_env: Mapping[str, str] = field(default_factory=dict)
+    calm_seconds: float = 0.0  # between two deaths of a notifier
     victims: Mapping[str, float] = field(default_factory=lambda: {"notifier": 0.6, "orders": 0.4})
 
 
@@ -125,6 +127,7 @@ class Process:
         self.armed_at = 0.0
         self.kills = 0
         self.frozen = False
+        self.ended_at = 0.0
         self.fired: Counter[str] = Counter()
         self.crashes: list[str] = []
         self.process: asyncio.subprocess.Process | None = None
@@ -149,7 +152,7 @@ class Process:
             self.guardian.watch(self.process.pid)
             code = await self.process.wait()
             self.guardian.forget(self.process.pid)
-            self.frozen = False
+            self.frozen, self.ended_at = False, time.monotonic()
             if not self._ours:
                 self._ended_by_itself(code)
 
@@ -166,6 +169,10 @@ class Process:
     def alive(self) -> bool:
         return self.process is not None and self.process.returncode is None
 
+    @property
+    def ending(self) -> bool:
+        return self.alive and self._ours
+
     def kill(self, points: str = "") -> None:
         """End it as a power cut would; it starts again with these failpoints."""
         if self.process is None or self.process.returncode is not None:
@@ -174,6 +181,18 @@ class Process:
         self.kills += 1
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)
+
+    async def renew(self, points: str) -> None:
+        """End it in an orderly way; it starts again with these failpoints."""
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        self.next_points, self._ours = points, True
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), ORDERLY_SECONDS)
+        except TimeoutError:
+            self.kill(points)
 
     async def freeze(self, seconds: float) -> None:
         """Stop it as a paused machine would, and let it go on."""
@@ -227,9 +246,9 @@ class Rig:
         self.folder = folder
         self.say = say
         self.dice = random.Random(plan.seed)
+        self._sources = copy_sources(folder / "sources", plan.patches)
         self.guardian = Guardian()
         self.postgres = Postgres(folder / "postgres", guardian=self.guardian)
-        self._sources = copy_sources(folder / "sources", plan.patches)
         token = secrets.token_hex(3)
         demo = make_demo_shop(folder)
         self.shop = Shop(
@@ -473,9 +492,9 @@ class Rig:
             hosts = self.orders if point[:2] in {"oe", "rl"} else self.notifiers
             if free := self._free(hosts):
                 victim = self.dice.choice(free)
-                how = f"{point}=kill@n={self.dice.randint(1, 3 if point[:2] == 'co' else 8)}"
-                self.note(f"kill {victim.name}, then {how}")
-                victim.kill(how)
+                how = f"{point}=kill@n={self.dice.randint(1, 8 if hosts is self.orders else 3)}"
+                self.note(f"renew {victim.name} with {how}")
+                await victim.renew(how)
                 deadline = time.monotonic() + ARMED_SECONDS
                 while self._storming and self.fired[point] == before:
                     if time.monotonic() > deadline:
@@ -486,12 +505,22 @@ class Rig:
             await asyncio.sleep(self.dice.uniform(*self.plan.pause))
 
     def _free(self, processes: list[Process]) -> list[Process]:
-        """Return who may be struck now: alive, not frozen, not on its way to a failpoint."""
+        """Return who may be struck now: alive, not frozen, not on its way to a failpoint.
+
+        Readers of a bus that takes long to notice a death must get to read between two deaths.
+        """
         now = time.monotonic()
+        if processes is self.notifiers:
+            last = max(p.ended_at for p in processes)
+            if now - last < self.plan.calm_seconds or any(p.ending for p in processes):
+                return []
         return [
             p
             for p in processes
-            if p.alive and not p.frozen and not (p.armed and now - p.armed_at < ARMED_SECONDS)
+            if p.alive
+            and not p.ending
+            and not p.frozen
+            and not (p.armed and now - p.armed_at < ARMED_SECONDS)
         ]
 
     async def _restart_postgres(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from tests.chaos.checker import (
     check,
     timeline,
 )
+from tests.chaos.plants import PLANTS, Plant
+from tests.chaos.rig import copy_sources
 
 ORDER = "shop:1"
 CANCELLED = "shop:2"
@@ -162,3 +165,10 @@ def test_the_timeline_of_an_order_tells_its_whole_story_in_order() -> None:
     ]
     assert sorted(story, key=lines.index) == story
     assert "at the end" in lines
+
+
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS.keys())
+def test_each_planted_defect_still_fits_the_source(plant: Plant, tmp_path: Path) -> None:
+    copied = copy_sources(tmp_path / "sources", plant.patches)
+    for patch in plant.patches:
+        compile((copied / patch.file).read_text(), patch.file, "exec")

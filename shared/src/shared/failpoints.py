@@ -73,8 +73,9 @@ async def failpoint(name: str) -> None:
 
 async def _act(name: str, point: _Armed) -> None:
     point.passes += 1
+    number = point.passes
     await asyncio.sleep(0.001)  # what was written to a socket before this place leaves first
-    if point.nth and point.passes != point.nth:
+    if point.nth and number != point.nth:
         return
     if random.random() > point.probability:  # noqa: S311 - a test's dice
         return

@@ -6,7 +6,7 @@ but fill in values.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from jinja2 import Environment, StrictUndefined, nodes
 from jinja2.exceptions import TemplateSyntaxError
 from jinja2.ext import InternationalizationExtension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import escape
+
+# What `escape` does in C, without wrapping every result in a `Markup`: a sixth of the cost.
+from markupsafe import _escape_inner, escape  # type: ignore[attr-defined]  # no public name
 from mjml import mjml2html
 
 from notifier.languages import CODES, Language, load
 from shared.errors import GiveUp
 
 FOLDER = Path(__file__).parent.parent / "templates"
-Fill = Callable[[Mapping[str, Any]], str]
+Fill = Callable[[dict[str, Any]], str]
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 _NOWRAP_MAX = 28  # longer would push a 360 px screen sideways; such a value may break anywhere
@@ -113,7 +115,8 @@ def mjml(path: Path) -> str:
     except ValueError as error:
         raise GiveUp(f"{path.name}: {error}") from error
     # Between tags a line end shows nowhere, and SMTP wants lines under 1,000 octets.
-    return re.sub(r"\s*\n\s*", "\n", _BREAKABLE.sub("\n", html))
+    lines = re.sub(r"\s*\n\s*", "\n", _BREAKABLE.sub("\n", html))
+    return lines.replace("\n.", " .")  # SMTP would have to double such a dot in every message
 
 
 def lint(source: str) -> Iterator[str]:
@@ -124,7 +127,7 @@ def lint(source: str) -> Iterator[str]:
 
 
 class _Safe(str):
-    """HTML made here. `Markup` does the same but costs a microsecond a value."""
+    """HTML made here: the one kind of value that is not escaped. Cheaper to make than `Markup`."""
 
     __slots__ = ()
 
@@ -134,27 +137,15 @@ class _Safe(str):
 
 def _escape(value: object) -> str:
     if type(value) is str:
-        return _escape_str(value)
-    return value if isinstance(value, _Safe) else _escape_str(str(value))
-
-
-def _escape_str(value: str) -> str:
-    if value.isalnum():
-        return value
-    return (
-        value.replace("&", "&amp;")
-        .replace("<", "&lt;")
-        .replace(">", "&gt;")
-        .replace('"', "&#34;")
-        .replace("'", "&#39;")
-    )
+        return _escape_inner(value)
+    return value if type(value) is _Safe else _escape_inner(str(value))
 
 
 def nowrap(value: str) -> str:
     """Keep an order number or a date on one line."""
     if len(value) > _NOWRAP_MAX:
         return value
-    return _Safe(f'<span style="white-space:nowrap">{_escape_str(value)}</span>')
+    return _Safe(f'<span style="white-space:nowrap">{_escape_inner(value)}</span>')
 
 
 def _read(path: Path) -> str:
@@ -196,9 +187,12 @@ def _compile(environment: Environment, source: str) -> Fill:
     root.__globals__["escape"] = _escape
     blocks, join = template.blocks, "".join
 
-    def fill(values: Mapping[str, Any]) -> str:
-        # Template.render() without its copying of the values and its traceback rewriting.
-        return join(root(context_class(environment, values, "message", blocks)))  # type: ignore[arg-type]
+    def fill(values: dict[str, Any]) -> str:
+        # Template.render() without its copying of the values and its traceback rewriting. Names
+        # are looked up by the dictionary itself: one that is missing is a fault wherever it stands.
+        context = context_class(environment, values, "message", blocks)
+        context.resolve_or_missing = values.__getitem__  # type: ignore[assignment]  # per render
+        return join(root(context))
 
     return fill
 

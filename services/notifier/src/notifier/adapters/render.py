@@ -14,10 +14,16 @@ from typing import Any
 from jinja2 import TemplateError
 
 from notifier.adapters.compiler import FOLDER, compile_all
-from notifier.adapters.wording import Values, order_values, shop_values
+from notifier.adapters.wording import (
+    ProductValues,
+    Values,
+    order_values,
+    product_values,
+    shop_values,
+)
 from notifier.languages import CODES, Language, choose
 from shared.errors import GiveUp
-from shared.shops import Product, Products, Shop, parse
+from shared.shops import Products, Shop, parse
 
 SUBJECT_MAX = 70
 _KEPT_MAX = (
@@ -39,13 +45,14 @@ class Content:
 class Renderer:
     """Renders every kind in every language; building one compiles all templates.
 
-    Set `products` anew after a reload of products.toml.
+    Set `products` before a render: what is remembered of them is forgotten only after a reload.
     """
 
     def __init__(self, products: Products | None = None) -> None:
         self._compiled, self.sentences = compile_all()
         self._shops: dict[tuple[int, str], tuple[Shop, Values]] = {}
-        self.products = products or Products()
+        self._products = products or Products()
+        self._known_skus: dict[tuple[str | None, str], ProductValues] = {}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -59,8 +66,9 @@ class Renderer:
 
     @products.setter
     def products(self, products: Products) -> None:
-        self._products = products
-        self._known_skus: dict[str | None, Product | None] = {}
+        if products is not self._products:
+            self._products = products
+            self._known_skus.clear()
 
     def render(
         self,
@@ -91,7 +99,7 @@ class Renderer:
         try:
             subject = values["subject"] = _one_line(compiled.subject(values))
             return Content(code, subject, compiled.text(values), compiled.html(values))
-        except TemplateError as error:
+        except (TemplateError, KeyError) as error:  # KeyError: it names a value there is not
             raise GiveUp(f"template {kind}: {type(error).__name__}") from error
 
     def _of_shop(self, shop: Shop, language: Language) -> Values:
@@ -103,13 +111,15 @@ class Renderer:
             known = self._shops[key] = (shop, shop_values(shop, language))
         return known[1]
 
-    def _find(self, sku: str | None) -> Product | None:
-        known = self._known_skus
-        if sku not in known:
-            if len(known) > _KEPT_MAX:
-                known.clear()
-            known[sku] = self._products.match(sku)
-        return known[sku]
+    def _find(self, sku: str | None, language: Language) -> ProductValues:
+        key = (sku, language.code)
+        found = self._known_skus.get(key)
+        if found is None:
+            if len(self._known_skus) > _KEPT_MAX:
+                self._known_skus.clear()
+            found = product_values(self._products.match(sku), language)
+            self._known_skus[key] = found
+        return found
 
 
 def samples() -> tuple[str, ...]:

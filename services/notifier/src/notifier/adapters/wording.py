@@ -13,7 +13,8 @@ from notifier.languages import Language, local_day, multiply
 from shared.shops import Product, Shop, in_language
 
 Values = dict[str, Any]
-Find = Callable[[str | None], Product | None]  # what is known about a SKU
+ProductValues = tuple[str, int, int, int]  # strength, warranty in years, in months, return days
+Find = Callable[[str | None, Language], ProductValues]  # what is known about a SKU
 
 _GREETING_MAX = 40
 _JOINERS = "\u200c\u200d"  # inside emoji and Persian words; every other format character goes
@@ -29,6 +30,11 @@ SENTENCES = (
     *("Phone", "E-mail", "Hours", "Expected reply time", "Warranty"),
     *("Questions and answers", "Chat", "Messenger", "Our shops", "VAT", "tax", "Quantity"),
 )
+_NO_TOTALS: Values = {
+    **dict.fromkeys(("total", "goods", "shipping", "discount", "tax", "tax_name"), ""),
+    "shipping_free": False,
+    "tax_included": True,
+}
 _TAX_IS_NOT_VAT = frozenset({"US", "CA", "JP", "AU", "NZ", "SG", "IN", "MY"})
 
 
@@ -77,10 +83,10 @@ def order_values(
         "status_url": safe_url(order.get("status_url")),
         "track_url": safe_url(links.get("track")),
     }
-    values.update(_dates(order, language, shop, facts))
+    values |= _dates(order, language, shop, facts)
     currency = "" if hidden else (order.get("totals") or {}).get("currency") or ""
-    values.update(_totals(order.get("totals") or {}, currency, ship_to.get("country"), language))
-    values.update(_items(order.get("items") or (), currency, language, shop, find))
+    values |= _totals(order.get("totals") or {}, currency, ship_to.get("country"), language)
+    values |= _items(order.get("items") or (), currency, language, shop, find)
     paid_by_buyer = values["payment"] == "paid" and not to_recipient
     values["statement"] = shop.card_name if paid_by_buyer and shop.card_name else ""
     return values
@@ -118,7 +124,7 @@ def _address(ship_to: Mapping[str, Any], language: Language) -> tuple[str, ...]:
 
 def _dates(
     order: Mapping[str, Any], language: Language, shop: Shop, facts: Mapping[str, Any]
-) -> Iterator[tuple[str, Any]]:
+) -> Values:
     zone = shop.zone
     promise = order.get("promise") or {}
     first, last = promise.get("from"), promise.get("to")
@@ -127,26 +133,25 @@ def _dates(
     if last is None or first == last:
         first, last = last or first, None
     end = last or first
-    yield "until", language.until(end) if end else ""
-    yield "window_from", language.day(first) if first else ""
-    yield "window_to", language.day(last) if first and last else ""
-    placed = order.get("placed_at")
-    yield "placed_on", language.full_date(local_day(placed, zone)) if placed else ""
-    next_contact = facts.get("next_contact_at")
-    yield "next_contact", language.until(local_day(next_contact, zone)) if next_contact else ""
+    placed, next_contact = order.get("placed_at"), facts.get("next_contact_at")
     return_by, days = facts.get("return_by"), _return_days(shop)
     if return_by is None and end and days:
         return_by = (date.fromisoformat(end) + timedelta(days=days)).isoformat()
-    yield "return_by", language.until(local_day(return_by, zone)) if return_by and days else ""
-    yield "return_days", days
+    return {
+        "until": language.until(end) if end else "",
+        "window_from": language.day(first) if first else "",
+        "window_to": language.day(last) if first and last else "",
+        "placed_on": language.full_date(local_day(placed, zone)) if placed else "",
+        "next_contact": language.until(local_day(next_contact, zone)) if next_contact else "",
+        "return_by": language.until(local_day(return_by, zone)) if return_by and days else "",
+        "return_days": days,
+    }
 
 
 def _totals(
     totals: Mapping[str, Any], currency: str, country: str | None, language: Language
 ) -> Values:
-    values: Values = dict.fromkeys(
-        ("total", "goods", "shipping", "discount", "tax", "tax_name"), ""
-    ) | {"shipping_free": False, "tax_included": True}
+    values = dict(_NO_TOTALS)
     total = totals.get("total")
     if not currency or total is None:
         return values
@@ -174,7 +179,7 @@ def _items(
     shop: Shop,
     find: Find,
 ) -> Values:
-    usual_return_days, quantity_label = _return_days(shop), language.text("Quantity")
+    usual_return_days = _return_days(shop)
     rows, count, whole, any_image = [], 0, True, False
     for item in items:
         quantity, price = str(item["quantity"]), item.get("unit_price")
@@ -182,13 +187,9 @@ def _items(
             amount = f"{language.quantity(quantity)}\u00a0×\u00a0{language.money(price, currency)}"
             line_total = language.money(multiply(price, quantity), currency)
         else:
-            amount, line_total = f"{quantity_label}: {language.quantity(quantity)}", ""
-        strength, years, months, return_days = "", 0, 0, 0
-        product = find(item.get("sku"))
-        if product is not None:
-            strength = _in(product.strength, language)
-            years, months = _years(product.warranty_months or 0)
-            return_days = product.return_days or 0
+            amount = f"{language.text('Quantity')}: {language.quantity(quantity)}"
+            line_total = ""
+        strength, years, months, return_days = find(item.get("sku"), language)
         image = safe_url(item.get("image_url"))
         any_image = any_image or bool(image)
         count, whole = (count + int(quantity), whole) if quantity.isdigit() else (count, False)
@@ -213,9 +214,14 @@ def _items(
     }
 
 
-def _years(months: int) -> tuple[int, int]:
+def product_values(product: Product | None, language: Language) -> ProductValues:
+    """Return what the templates say about a product; all of it is empty when nothing is known."""
+    if product is None:
+        return "", 0, 0, 0
+    months = product.warranty_months or 0
     years, rest = divmod(months, 12)
-    return (0, months) if rest else (years, 0)
+    warranty = (0, months) if rest else (years, 0)
+    return _in(product.strength, language), *warranty, product.return_days or 0
 
 
 def _return_days(shop: Shop) -> int:

@@ -158,7 +158,7 @@ class Language:
                 whole = f"{int(whole):,}".replace(",", group)
             return f"{'−' if minor < 0 else ''}{prefix}{whole}{fraction}{suffix}"
 
-        return format_minor
+        return lru_cache(maxsize=4096, typed=True)(format_minor)  # most prices come again
 
 
 @lru_cache
