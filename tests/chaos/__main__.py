@@ -143,7 +143,7 @@ def _plan(options: argparse.Namespace, bus: str, servers: str | None, runs: int)
         "seed": options.seed,
         "pause": (0.5 * slow, 1.6 * slow),
         "victims": {"notifier": share, "orders": 1 - share},
-        "calm_seconds": 0 if bus == "postgres" else 14,
+        "calm_seconds": 0 if bus == "postgres" else 12,
     }
     if options.soak or options.seconds:
         overhead = OVERHEAD_SECONDS[runs - 1]

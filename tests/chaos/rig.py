@@ -462,7 +462,7 @@ class Rig:
 
     def _act(self, action: str, group: asyncio.TaskGroup) -> None:
         lease = self.plan.lease_seconds
-        if action == "freeze" and (free := self._free(self.notifiers)):
+        if action == "freeze" and (free := self._free(self.notifiers, deadly=False)):
             victim, seconds = self.dice.choice(free), lease + self.dice.uniform(0.8, 2.5)
             self.note(f"freeze {victim.name} for {seconds:.1f} s")
             self.freezes += 1
@@ -504,13 +504,13 @@ class Rig:
                 waiting.append(point)
             await asyncio.sleep(self.dice.uniform(*self.plan.pause))
 
-    def _free(self, processes: list[Process]) -> list[Process]:
+    def _free(self, processes: list[Process], *, deadly: bool = True) -> list[Process]:
         """Return who may be struck now: alive, not frozen, not on its way to a failpoint.
 
         Readers of a bus that takes long to notice a death must get to read between two deaths.
         """
         now = time.monotonic()
-        if processes is self.notifiers:
+        if deadly and processes is self.notifiers:
             last = max(p.ended_at for p in processes)
             if now - last < self.plan.calm_seconds or any(p.ending for p in processes):
                 return []

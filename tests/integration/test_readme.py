@@ -5,12 +5,14 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from tests.integration.stack import until
 
 from afterglow.postgres import free_port
@@ -45,13 +47,21 @@ def _free_base() -> int:
     return max(free_port() - 2000, 20_000) // 10 * 10
 
 
-async def test_the_quick_start_of_the_readme_ends_in_one_slovenian_mail(tmp_path: Path) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that the database's own user may pass through, as root's temporary ones may not be."""
+    with tempfile.TemporaryDirectory(prefix="afterglow-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+async def test_the_quick_start_of_the_readme_ends_in_one_slovenian_mail(folder: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"<!-- quick start.*?-->\n```sh\n(.*?)```", readme, re.DOTALL)
     assert block is not None
-    async with demo(tmp_path) as running:
+    async with demo(folder) as running:
         command = block[1].replace("http://127.0.0.1:8001", running["public"]["order-events"])
-        command = command.replace(".afterglow/", shlex.quote(str(tmp_path)) + "/")
+        command = command.replace(".afterglow/", shlex.quote(str(folder)) + "/")
         first, second = await _shell(command), await _shell(command)
         assert (len(first["ids"]), first["replayed"]) == (1, 0)
         assert len(second["ids"]) == 1

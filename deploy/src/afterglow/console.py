@@ -113,7 +113,9 @@ def print_rows(told: Any, console: Console) -> None:
         console.print("none")
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*columns, show_edge=False)
+    table = Table(show_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")  # an id that is cut is no id
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))
     console.print(table)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from afterglow.children import RunnerError
+from afterglow.postgres import Postgres
 from afterglow.story import Expected, Story
 from afterglow.terminal import Interrupted, LogFile, run_until_interrupted
 from afterglow.up import DEFAULT_DATA, Options, make_data_folder, running, taken_port
@@ -114,7 +116,11 @@ def _data_folder(data: Path | None, *, once: bool) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="afterglow-demo-") as name:
         Path(name).chmod(0o711)  # the database may run as another user, who has to pass through
-        yield Path(name)
+        try:
+            yield Path(name)
+        finally:
+            # where that user cannot come in all the same, the database was kept elsewhere
+            shutil.rmtree(Postgres(Path(name) / "postgres").home, ignore_errors=True)
 
 
 def _free_base_port(wanted: int | None) -> int:

@@ -44,7 +44,9 @@ class LogFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("w", encoding="utf-8")
+        self._file = path.open(
+            "a", encoding="utf-8"
+        )  # the log of a crash must outlive the next start
         self.say = PrefixedOutput(self._file)
 
     def tail(self, lines: int) -> list[str]:

@@ -109,6 +109,10 @@ async def running(
         if "DATABASE_URL" not in env:
             postgres = Postgres(options.data / "postgres", guardian=guardian)
         async with _server(postgres, say), supervised(guardian, say, hurry) as children:
+            # Whoever waits for the file must not find that of an older run. Only now is the folder
+            # known to be ours: the server's start refuses one that another copy uses.
+            for name in CONNECTION_FILES:
+                (options.data / name).unlink(missing_ok=True)
             if postgres:
                 environment["DATABASE_URL"] = postgres.url
             await _start_all(options, environment, children, say)
@@ -158,8 +162,6 @@ def _prepare(options: Options, env: Mapping[str, str]) -> DemoShop | None:
             f"port {port} ({purpose}) is taken: stop what uses it or choose another --base-port"
         )
     make_data_folder(options.data)
-    for name in CONNECTION_FILES:  # whoever waits for the file must not find that of an older run
-        (options.data / name).unlink(missing_ok=True)
     return make_demo_shop(options.data) if options.demo else None
 
 

@@ -107,6 +107,10 @@ def configure_logs(service: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    # While a broker is away its client writes thousands of lines a minute; the relay and the consumer
+    # say the same once per attempt.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger(service).setLevel(level.upper())
     logging.getLogger("shared").setLevel(level.upper())
     structlog.contextvars.bind_contextvars(service=service)

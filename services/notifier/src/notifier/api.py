@@ -6,10 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from notifier import store
+from notifier import domain, store
 from shared import facts
 from shared.errors import Refused
 from shared.security import read_json
+from shared.shops import KINDS, Shop, Shops
 from shared.store import Database
 from shared.web import json_response
 
@@ -17,12 +18,23 @@ _SCOPES = frozenset({"all", "shop", "kind", "channel"})
 _NAME_MAX = 100
 
 
-def internal_routes(db: Database, wake: Callable[[], None]) -> list[Route]:
+def internal_routes(db: Database, shops: Shops, wake: Callable[[], None]) -> list[Route]:
     """Return the operator API: timeline, pauses, unknown messages."""
-    return [*_timeline(db), *_pauses(db, wake), *_unknown(db, wake)]
+    return [*_timeline(db, shops), *_pauses(db, wake), *_unknown(db, wake)]
 
 
-def _timeline(db: Database) -> list[Route]:
+def _why_silent(shop: Shop | None, state: domain.State) -> str | None:
+    """Return why an order has no message at all, where no row says so."""
+    if shop is None:
+        return "this shop is not in shops.toml"
+    if state.placed_at is None:
+        return "not placed yet: facts are kept, nothing is planned"
+    if domain.is_history(shop, state.placed_at):
+        return f"history: placed before the shop's live_from ({shop.live_from})"
+    return None
+
+
+def _timeline(db: Database, shops: Shops) -> list[Route]:
     async def order(http: Request) -> Response:
         shop, order_id = http.path_params["shop"], http.path_params["order_id"]
         row = await store.find_order(db, shop, order_id)
@@ -37,6 +49,7 @@ def _timeline(db: Database) -> list[Route]:
                 "erased_at": row["erased_at"],
                 "facts": [{"type": f.type, "at": f.at, "id": f.id, **dict(f.extra)} for f in known],
                 "messages": [dict(m) for m in messages],
+                "silent": None if messages else _why_silent(shops.get(shop), domain.fold(known)),
             }
         )
 
@@ -49,6 +62,8 @@ def _scope(http: Request) -> tuple[str, str]:
         raise Refused(422, "invalid_scope", f"scope must be one of {', '.join(sorted(_SCOPES))}")
     if len(name) > _NAME_MAX:
         raise Refused(422, "invalid_name", f"a name has at most {_NAME_MAX} characters")
+    if scope == "kind" and name not in KINDS:
+        raise Refused(422, "invalid_name", "no message kind has this name", field="name")
     return scope, "-" if scope == "all" else name
 
 

@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> Service:
         bus=bus,
         shops=shops,
         relay=relay,
-        internal=api.internal_routes(db, dispatcher.wake),
+        internal=api.internal_routes(db, shops, dispatcher.wake),
         loops=[dispatcher.run],
         gates=[dispatcher.journal],
         consumer=Consumer(db, bus, "notifier", TOPICS, notifier.receive, after=committed),

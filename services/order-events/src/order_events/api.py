@@ -1,5 +1,6 @@
 """The HTTP side: who calls, what they sent, one answer. Also what a shop's own system puts on the bus."""
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +40,9 @@ from shared.store import Database, is_transient
 from shared.web import json_response, row_number
 
 BATCH_MAX = 500
+ANSWER_SECONDS = (
+    4.5  # Shopify gives up after five; a store that hangs must not keep callers waiting
+)
 _SINGLE = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -63,7 +67,11 @@ class _Ingest:
     """The three ways in. Each ends with `submit`, which returns when the transaction is durable."""
 
     def __init__(self, submit: Submit, shops: Shops) -> None:
-        self._submit = submit
+        async def in_time(item: Item) -> Answer:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await submit(item)
+
+        self._submit = in_time
         self._shops = shops
 
     async def events(self, http: HttpRequest) -> Response:

@@ -32,7 +32,7 @@ from shared.shops import Shop
 # The cancel reasons a customer may read. Fraud and the shop's own mistakes are not told to her.
 _CANCEL_REASONS: Final = frozenset({"customer", "inventory", "declined", "other"})
 # Authorised money is reserved and asks nothing more of the customer, and a refund presumes a payment.
-# Everything else (pending, partially_paid, voided, expired, a new word) must not be called paid.
+# Everything else (pending, partially_paid, a new word) must not be called paid.
 _PAID: Final = frozenset({"paid", "authorized", "partially_refunded", "refunded"})
 _MONEY_MOVED: Final = frozenset({"success", "pending"})
 
@@ -107,6 +107,8 @@ def _history(order: Json, customer: Customer) -> str | None:
         return "test order"
     if order.get("cancelled_at"):
         return "already cancelled"
+    if word(order.get("financial_status")) in {"voided", "expired"}:
+        return "payment voided"
     if customer.email is None and customer.phone is None:
         return "no contact"
     return None
