@@ -47,7 +47,7 @@ UNSEEN_IMPORTS = {  # a runtime dependency that no import statement shows -> who
 }
 
 FORBIDDEN = {
-    r"/work/(?:main|shared)|/opt/wheel[s]|/hom[e]/(?!app\b)|/User[s]/": "a path of one machine",
+    r"/wor[k]/(?:main|shared)|/opt/wheel[s]|/hom[e]/(?!app\b)|/User[s]/": "a path of one machine",
     r"pypi\.org|pythonhosted\.org|registry\.npmjs\.|--(?:extra-)?index-url": "a package registry",
     r"\bTO[D]O\b|\bFIX[M]E\b|NotImplemented[E]rror": "work that is not done",
     r"\.\./shar[e]d\b": "the folder beside the repository",
