@@ -131,7 +131,8 @@ class Dispatcher:
             if not await self._claim_some(life, free):
                 await life.wait(self._wanted, POLL_SECONDS)
 
-    async def _claim_some(self, life: Life, free: int) -> list[Job]:
+    async def _claim_some(self, life: Life, free: int) -> bool:
+        """Claim at most so many messages and queue them; tell whether there were any."""
         clock = asyncio.get_running_loop().time()
         if clock > self._low_until:
             self._low, self._low_until = None, clock + 10
@@ -148,7 +149,7 @@ class Dispatcher:
             self._claim_lost = True  # it may have been committed, and only its answer lost
             log.warning("claim_waits", reason=type(error).__name__)
             await life.sleep(1)
-            return []
+            return False
         await failpoint("di.after_claim")
         if jobs:
             self._tokens -= len(jobs)
@@ -157,7 +158,7 @@ class Dispatcher:
         for job in jobs:
             self._held.add(job.id)
             self._jobs.put_nowait(job)
-        return jobs
+        return bool(jobs)
 
     def _within_rate(self, wanted: int) -> int:
         """Return how many of the wanted may go, by a token bucket that holds one second's worth."""
@@ -193,7 +194,7 @@ class Dispatcher:
                     break
                 connection = await self._ready(connection)
                 if connection is None:
-                    result = Result(job, "pending", "route_stopped", None, 0.0)
+                    result = Result(job, "pending", "route_stopped")
                 else:
                     result = await self._send(connection, job, last)
                 if last is not None:

@@ -198,11 +198,6 @@ class Connection:
         return not self._dialogue.broken
 
     @property
-    def fault(self) -> str | None:
-        """Why it is no longer usable."""
-        return self._dialogue.fault
-
-    @property
     def age(self) -> float:
         """Seconds since it was opened."""
         return self._loop.time() - self._opened

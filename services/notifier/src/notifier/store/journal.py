@@ -165,13 +165,7 @@ async def claim(
     nothing is claimed: the sweeper finds what a dead dispatcher held by its lease. `not_before` spares
     the scan over index entries of rows that left long ago.
     """
-    rows = await db.fetch(
-        _CLAIM,
-        owner,
-        limit,
-        not_before,
-        after_shop,
-    )
+    rows = await db.fetch(_CLAIM, owner, limit, not_before, after_shop)
     return [Job(*r.values()) for r in rows]
 
 
