@@ -5,7 +5,7 @@
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-PROJECTS := shared services/order-events services/notifier deploy
+PROJECTS := shared services/order-events services/notifier services/tracking deploy
 CHAOS_SECONDS := 120
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -73,7 +73,7 @@ chaos: install ## the kill test with its checker
 .PHONY: soak
 soak: install ## the kill test, long and seeded
 	$(BIN)/python -m tests.chaos --soak $(ARGS)
-	$(BIN)/pytest tests/integration -m soak
+	$(BIN)/pytest tests/integration tests/tracking -n 2 -m soak --timeout 1200
 
 .PHONY: bench
 bench: install ## the benchmarks beside their baselines
@@ -92,6 +92,6 @@ PINS := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 .PHONY: requirements
 requirements: install ## pin again what the projects ask for (ARGS=--upgrade: the newest of each)
-	$(PINS) $(ARGS) $(foreach p,shared order-events notifier,--no-emit-package afterglow-$(p)) \
+	$(PINS) $(ARGS) $(foreach p,shared order-events notifier tracking,--no-emit-package afterglow-$(p)) \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.txt
 	$(PINS) $(ARGS) -c requirements.txt --group dev -o requirements-dev.txt

@@ -16,9 +16,10 @@ PACKAGES = {  # import name -> the folder with its pyproject.toml
     "shared": "shared",
     "order_events": "services/order-events",
     "notifier": "services/notifier",
+    "tracking": "services/tracking",
     "afterglow": "deploy",
 }
-SERVICES = ("order_events", "notifier")
+SERVICES = ("order_events", "notifier", "tracking")
 SERVICE_FILES = [
     "__init__.py",
     "__main__.py",

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from afterglow import settings
-from afterglow.story import Expected, Story, StoryFailed
+from afterglow.stage import Stage, StoryFailed
+from afterglow.story import Expected, Story
 
 pytestmark = pytest.mark.timeout(180)
 OURS = ("DATABASE_URL", "BUS_URL", "OPERATOR_KEYS", "LINK_KEYS")
@@ -33,7 +34,7 @@ def demo(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_story_comes_true_and_nothing_is_left_in_the_folder(tmp_path: Path) -> None:
     done = demo(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "still exactly one mail per order" in done.stdout
+    assert "still exactly one confirmation per order" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -80,7 +81,7 @@ async def world() -> AsyncIterator[tuple[World, Story]]:
         "webhook_secrets": {"shopify": "secret"},
     }
     async with aiohttp.ClientSession() as session:
-        yield found, Story(connection, session, lambda _: None)
+        yield found, Story(Stage(connection, session, lambda _: None))
     await runner.cleanup()
 
 
@@ -99,7 +100,7 @@ def mail(text: str) -> dict[str, Any]:
 
 async def test_a_mail_that_says_everything_passes(world: tuple[World, Story]) -> None:
     world[0].mails = [mail("Ana #1 Sencha 68.90")]
-    await world[1]._mail(ORDER)
+    await world[1].confirmation(ORDER)
 
 
 @pytest.mark.parametrize("lacking", ["Ana", "#1", "Sencha", "68.90"])
@@ -108,12 +109,12 @@ async def test_a_mail_that_lacks_something_fails_the_story(
 ) -> None:
     world[0].mails = [mail("Ana #1 Sencha 68.90".replace(lacking, "…"))]
     with pytest.raises(StoryFailed, match=f"lacks “{lacking}”"):
-        await world[1]._mail(ORDER)
+        await world[1].confirmation(ORDER)
 
 
 def mails_of_the_story(story: Story) -> list[dict[str, Any]]:
-    _, one = story._api_order("ana", days_ago=0)
-    _, two = story._shopify_order()
+    _, one = story.api_order("ana", days_ago=0)
+    _, two = story.shopify_order()
     return [
         mail(" ".join((o.name, o.number, *o.items, o.total))) | {"to": o.email} for o in (one, two)
     ]
@@ -133,7 +134,7 @@ async def test_a_second_mail_for_one_order_fails_the_story(world: tuple[World, S
 
 
 async def test_mail_about_an_old_order_fails_the_story(world: tuple[World, Story]) -> None:
-    stray = mail("old") | {"to": world[1]._address("old")}
+    stray = mail("old") | {"to": world[1]._stage.address("old")}
     world[0].mails = [*mails_of_the_story(world[1]), stray]
     with pytest.raises(StoryFailed, match="last year was mailed"):
         await world[1].play()

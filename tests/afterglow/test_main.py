@@ -136,6 +136,23 @@ def test_unknown_and_dead_reach_their_addresses(services: Services) -> None:
     ]
 
 
+def test_quarantine_is_asked_of_all_and_replayed_at_one(services: Services) -> None:
+    assert "bodies" not in run(
+        "quarantine", "list", "--data", "."
+    )  # a service that takes no webhooks
+    row = {"id": 5, "source": "aftership", "body": "bodies hold names"}
+    services.answers |= {
+        "/v1/quarantine": {"quarantine": [row]},
+        "/v1/quarantine/5/replay": {"outcome": "accepted"},
+    }
+    out = run("quarantine", "list", "--data", ".")
+    assert out.count("aftership") == 2
+    assert "bodies" not in out
+    run("quarantine", "replay", "5", "--data", ".")
+    run("quarantine", "replay", "5", "--service", "notifier", "--data", ".")
+    assert [path for _, path, _ in services.asked[-2:]] == ["/v1/quarantine/5/replay"] * 2
+
+
 def test_the_environment_wins_over_the_folder(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,13 +29,17 @@ SCENARIOS: dict[str, Scenario] = {
     "chain-kafka": lambda b, s: scenarios.chain(b, s, "kafka"),
     "ingest": lambda b, s: scenarios.ingest(b, s, "events"),
     "webhooks": lambda b, s: scenarios.ingest(b, s, "webhooks"),
+    "scans": scenarios.scans,
     "latency": lambda b, s: scenarios.latency(b, s, "postgres"),
     "latency-kafka": lambda b, s: scenarios.latency(b, s, "kafka"),
+    "watch": scenarios.watch,
 }
+ONCE = {"watch"}  # takes minutes, and what it shows does not change with the weather
 LEGEND = """\
 tutorial = (a): {source} -> Jinja2 -> EmailMessage -> aiosmtplib, one by one, one connection kept
 raw = (b): one ready mail, pipelined by hand over 8 connections
-rate: accepted mails (ingest, webhooks: answered requests); ms: CPU of all processes for each"""
+rate: accepted mails (ingest, webhooks, scans: answered requests; watch: parcels swept);
+ms: CPU of all processes for each"""
 
 
 def main() -> None:
@@ -63,6 +67,8 @@ def main() -> None:
             sys.stderr.write(f"NOTE: {note}\n")
         for turn in range(count):
             for name in names:
+                if turn and name in ONCE:
+                    continue
                 rounds[name].append(_one(on, size, name, turn))
     finish(rounds, options.json, kafka)
 

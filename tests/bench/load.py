@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import orjson
 import uvloop
-from tests.bench import orders
+from tests.bench import orders, parcels
 
 
 class Client(asyncio.Protocol):
@@ -57,6 +57,8 @@ class Load:
         first, count = plan["first"], plan["count"]
         if plan["kind"] == "events":
             made = [orders.event_request(n, plan["api_key"]) for n in range(first, first + count)]
+        elif plan["kind"] == "scans":
+            made = [parcels.scan_request(n, plan["api_key"]) for n in range(first, first + count)]
         else:
             template, secret = plan["template"], plan["secret"]
             numbers = range(first, first + count)

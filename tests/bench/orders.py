@@ -137,7 +137,7 @@ def event_request(n: int, api_key: str) -> bytes:
         "Authorization": f"Bearer {api_key}",
         "Content-Type": "application/cloudevents+json",
     }
-    return _request("/v1/events", headers, event(n))
+    return request("/v1/events", headers, event(n))
 
 
 def webhook_request(n: int, template: dict[str, Any], secret: str) -> bytes:
@@ -161,10 +161,11 @@ def webhook_request(n: int, template: dict[str, Any], secret: str) -> bytes:
         "X-Shopify-Webhook-Id": f"bench-{n}",
         "X-Shopify-Hmac-Sha256": base64.b64encode(digest).decode(),
     }
-    return _request(f"/webhooks/{SHOP}/shopify", headers, body)
+    return request(f"/webhooks/{SHOP}/shopify", headers, body)
 
 
-def _request(path: str, headers: dict[str, str], body: bytes) -> bytes:
+def request(path: str, headers: dict[str, str], body: bytes) -> bytes:
+    """Return a whole POST request."""
     lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}"]
     lines += [f"{key}: {value}" for key, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body

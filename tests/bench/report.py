@@ -88,6 +88,28 @@ TARGETS = (
         at_least=True,
         unit="/s",
     ),
+    Target(
+        "scans per second and process",
+        ("scans",),
+        lambda m: m["scans"]["rate"],
+        lambda _: 1000,
+        at_least=True,
+        unit="/s",
+    ),
+    Target(
+        "a million parcels idle: share of a core",
+        ("watch",),
+        lambda m: m["watch"]["idle_percent"],
+        lambda _: 2,
+        unit="%",
+    ),
+    Target(
+        "a million parcels: sweep of all that is due",
+        ("watch",),
+        lambda m: m["watch"]["sweep_s"],
+        lambda _: 60,
+        unit="s",
+    ),
     Target("largest service, resident", ("chain",), _largest_rss, lambda _: 150, unit="MB"),
 )
 
@@ -131,6 +153,10 @@ def _parts(numbers: Mapping[str, float]) -> str:
             shown.append(f"{key[3:]} {value:.3f}")
         elif key.startswith("rss_"):
             shown.append(f"{key[4:]} {value:.0f} MB")
+        elif key.endswith("_percent"):
+            shown.append(f"{key.removesuffix('_percent')} {value:.2f} %")
+        elif key.endswith("_s"):
+            shown.append(f"{key.removesuffix('_s')} {value:.1f} s")
         else:
             shown.append(f"{key.removesuffix('_ms')} {value:.2f} ms")
     return ", ".join(shown)

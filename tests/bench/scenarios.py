@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaProducer
-from tests.bench import orders
+from tests.bench import orders, parcels
 from tests.bench.machine import Child, cpu_seconds, rss_mb, until
 from tests.bench.stack import Bench, Stack, commit_seconds, faults, stack
 
@@ -52,9 +52,11 @@ class Size:
     latency: int = 1000
     tutorial: int = 600
     raw: int = 20_000
+    parcels: int = 1_000_000
+    due: int = 50_000
 
 
-QUICK = Size(1500, 300, 2000, 2000, 300, 200, 5000)
+QUICK = Size(1500, 300, 2000, 2000, 300, 200, 5000, 100_000, 5000)
 
 
 # ---------------------------------------------------------------- the whole chain
@@ -91,7 +93,7 @@ def _generate(
     on: Stack, first: int, count: int, *, rate: float = 0, kind: str = "events"
 ) -> dict[str, Any]:
     plan = {
-        "port": on.ports["order-events"],
+        "port": on.ports["tracking" if kind == "scans" else "order-events"],
         "kind": kind,
         "first": first,
         "count": count,
@@ -175,6 +177,30 @@ def ingest(bench: Bench, size: Size, kind: str) -> Numbers:
         found["p50_ms"] = _percentile(load["seconds"], 50) * 1000
         found["p99_ms"] = _percentile(load["seconds"], 99) * 1000
         return found | _memory(on)
+
+
+def scans(bench: Bench, size: Size) -> Numbers:
+    """Scans of parcels under way, one a request, folded and told; nobody reads the bus."""
+    with stack(bench, "postgres") as on:
+        first = bench.take_orders(size.ingest + size.warm_up)
+        asyncio.run(parcels.fill(on, range(first, first + size.ingest + size.warm_up)))
+        on.start("tracking")
+        _generate(on, first + size.ingest, size.warm_up, kind="scans")
+        until(on.drained, WAIT_SECONDS, "the outbox is empty", 0.05)
+        before = on.cpu()
+        load = _generate(on, first, size.ingest, kind="scans")
+        until(on.drained, WAIT_SECONDS, "the outbox is empty", 0.05)
+        found = _per_message(_difference(on.cpu(), before), size.ingest)
+        found["rate"] = size.ingest / (load["ended"] - load["began"])
+        found["p50_ms"] = _percentile(load["seconds"], 50) * 1000
+        found["p99_ms"] = _percentile(load["seconds"], 99) * 1000
+        return found | _memory(on)
+
+
+def watch(bench: Bench, size: Size) -> Numbers:
+    """Very many parcels under way: what they cost while nothing is due, and when much is due at once."""
+    with stack(bench, "postgres") as on:
+        return parcels.watch(on, bench, size.parcels, size.due) | _memory(on)
 
 
 def latency(bench: Bench, size: Size, bus: str) -> Numbers:

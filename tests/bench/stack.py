@@ -32,7 +32,7 @@ from shared.shops import load
 
 READY_SECONDS = 60
 COMMITS = 150
-_MODULES = {"order-events": "order_events", "notifier": "notifier"}
+_MODULES = {"order-events": "order_events", "tracking": "tracking", "notifier": "notifier"}
 
 
 @dataclass
@@ -198,7 +198,7 @@ class Stack:
     async def _drained(self) -> bool:
         conn = await asyncpg.connect(self.database_url)
         try:
-            for schema in ("order_events", "notifier"):
+            for schema in ("order_events", "tracking", "notifier"):
                 table = f"{schema}.outbox_unpublished"
                 if not await conn.fetchval("select to_regclass($1)", table):
                     continue

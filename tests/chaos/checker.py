@@ -1,143 +1,25 @@
 """Reads the whole history of a run and says what was broken: pure rules over what was written down.
 
-The history comes from five memories that do not know each other: what the API acknowledged, both
+The history comes from five memories that do not know each other: what the API acknowledged, the
 services' tables, the topics, what the mail server accepted, and a log of every change of a journal row
 that the database itself kept by trigger. Each rule is a promise; a violation names the promise, the
-order and what contradicts it.
+order and what contradicts it. The promises about parcels stand in `parcel_rules`.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from tests.chaos import parcel_rules
+from tests.chaos.history import History, Violation
 
 FINAL = frozenset({"sent", "failed", "suppressed", "expired", "forgotten"})
 EXPLAINED = frozenset({"failed", "suppressed", "expired", "unknown", "held"})
 LAST = float("inf")
 CLOCK_SLACK_SECONDS = 2.0  # a commit is stamped before it is flushed, and becomes visible after
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """One acknowledged request. `ids` are the events it answered with, `owed` orders it placed."""
-
-    at: float
-    way: str
-    orders: tuple[str, ...]
-    ids: tuple[str, ...] = ()
-    owed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One row of an outbox; `seq` is its place."""
-
-    service: str
-    seq: int
-    event_id: str
-    topic: str
-    key: str
-    type: str
-    published: bool = True
-    at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class InTopic:
-    """One record as it stands in a topic."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: str
-    event_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """One row of a list of events that could not be handled."""
-
-    service: str
-    key: str
-    error_class: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One journal row as it stood at the end."""
-
-    id: int
-    order: str
-    kind: str
-    state: str
-    reason: str | None
-    message_id: str
-    attempt: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of a journal row: when the statement ran and when its transaction committed."""
-
-    message: int
-    old: str | None
-    new: str
-    attempt: int
-    at: float
-    committed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """One message that the mail server recorded before it answered."""
-
-    at: float
-    message_id: str
-    rcpt: str
-
-
-@dataclass
-class History:
-    """Everything that was written down. Orders are named by their bus key, `shop:order_id`."""
-
-    acks: Sequence[Ack] = ()
-    refused: Sequence[tuple[float, str, int, str]] = ()  # at, order, status, body
-    outbox: Sequence[Outgoing] = ()
-    topic: Sequence[InTopic] = ()
-    inbox: frozenset[str] = frozenset()  # event ids the notifier has seen
-    dead: Sequence[Dead] = ()
-    messages: Sequence[Message] = ()
-    changes: Sequence[Change] = ()
-    cancelled: dict[str, float] = field(
-        default_factory=dict
-    )  # when the notifier's knowledge committed
-    accepted: Sequence[Accepted] = ()
-    addresses: dict[str, str] = field(default_factory=dict)  # whom an order's mail is for
-    unknown_max: int = 0  # interrupted dispatchers times connections, and planned lost replies
-    crashes: Sequence[str] = ()  # processes that died of themselves
-
-    def __post_init__(self) -> None:
-        """Index what the rules look up."""
-        self.rows: dict[str, list[Message]] = defaultdict(list)
-        self.by_message_id: dict[str, Message] = {}
-        for message in self.messages:
-            self.rows[message.order].append(message)
-            self.by_message_id[message.message_id] = message
-        self.mails: dict[str, list[Accepted]] = defaultdict(list)
-        for mail in self.accepted:
-            self.mails[mail.message_id].append(mail)
-        self.life: dict[int, list[Change]] = defaultdict(list)
-        for change in self.changes:
-            self.life[change.message].append(change)
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A broken promise; `order` is None when it is not about one order."""
-
-    rule: str
-    text: str
-    order: str | None = None
+READS: Mapping[str, frozenset[str]] = {
+    "notifier": frozenset({"orders", "shipments", "deliveries"}),
+    "tracking": frozenset({"orders", "scans"}),
+}
 
 
 def check(history: History) -> list[Violation]:
@@ -153,6 +35,7 @@ def check(history: History) -> list[Violation]:
         _published,
         _in_order,
         _received,
+        *parcel_rules.RULES,
         _nobody_refused,
         _nobody_died,
     )
@@ -177,8 +60,9 @@ def _nothing_lost(h: History) -> Iterator[Violation]:
     stored = {o.event_id for o in h.outbox}
     placed = {o.key for o in h.outbox if o.type == "order.placed.v1"}
     for ack in h.acks:
+        kept = stored if ack.to == "orders" else h.scans
         for event_id in ack.ids:
-            if event_id not in stored:
+            if event_id not in kept:
                 text = f"event {event_id} was acknowledged ({ack.way}) and is not stored"
                 yield Violation("acknowledged and lost", text, ack.orders[0])
         for order in ack.owed:
@@ -264,9 +148,15 @@ def _published(h: History) -> Iterator[Violation]:
 
 
 def _in_order(h: History) -> Iterator[Violation]:
-    """Within a topic, the first copies of one order's events stand in the order of the outbox."""
-    place = {o.event_id: (o.service, o.seq) for o in h.outbox}
-    last: dict[tuple[str, str, str], int] = {}
+    """Within a topic, the first copies of one order's events stand in the order of the outbox.
+
+    What became of an order's messages is written without the order's lock, message by message: there
+    only the events of one message have an order.
+    """
+    place = {
+        o.event_id: (o.service, o.seq, o.subject if o.topic == "messages" else "") for o in h.outbox
+    }
+    last: dict[tuple[str, str, str, str], int] = {}
     partitions: dict[tuple[str, str], int] = {}
     seen: set[str] = set()
     for record in sorted(h.topic, key=lambda r: (r.topic, r.partition, r.offset)):
@@ -276,8 +166,8 @@ def _in_order(h: History) -> Iterator[Violation]:
         if record.event_id in seen or record.event_id not in place:
             continue
         seen.add(record.event_id)
-        service, seq = place[record.event_id]
-        line = (service, record.topic, record.key)
+        service, seq, message = place[record.event_id]
+        line = (service, record.topic, record.key, message)
         if seq < last.get(line, -1):
             text = f"place {seq} of {service} stands behind {last[line]} in {record.topic}"
             yield Violation("out of order", text, record.key)
@@ -285,9 +175,11 @@ def _in_order(h: History) -> Iterator[Violation]:
 
 
 def _received(h: History) -> Iterator[Violation]:
-    for event_id, key in {r.event_id: r.key for r in h.topic if r.topic == "orders"}.items():
-        if event_id not in h.inbox:
-            yield Violation("not received", f"the notifier never saw event {event_id}", key)
+    for reader, topics in READS.items():
+        seen = h.inboxes.get(reader, frozenset())
+        for event_id, key in {r.event_id: r.key for r in h.topic if r.topic in topics}.items():
+            if event_id not in seen:
+                yield Violation("not received", f"{reader} never saw event {event_id}", key)
     for dead in h.dead:
         text = f"{dead.service} gave an event up: {dead.error_class}, {dead.text}"
         yield Violation("acknowledged and dead", text, dead.key)
@@ -322,6 +214,7 @@ def summary(history: History) -> dict[str, int]:
         "rows unknown, accepted": reached,
         "unknown allowed": history.unknown_max,
         "cancellations known": len(history.cancelled),
+        **parcel_rules.summary(history),
     }
 
 
@@ -340,14 +233,17 @@ def timeline(history: History, order: str) -> list[str]:
 def _told_by_the_shop(h: History, order: str) -> Iterator[tuple[float, str]]:
     for ack in h.acks:
         if order in ack.orders:
-            yield ack.at, f"API acknowledged {ack.way}, events {', '.join(ack.ids) or '-'}"
+            told = ", ".join(f"{s.number} {s.state}" for s in ack.scanned)
+            said = f"{ack.way} {told}".strip()
+            yield ack.at, f"API acknowledged {said}, ids {', '.join(ack.ids) or '-'}"
     for at, who, status, _ in h.refused:
         if who == order:
             yield at, f"API answered {status}"
     for row in h.outbox:
         if row.key == order:
             state = "published" if row.published else "NOT published"
-            yield row.at, f"{row.service} outbox {row.seq}: {row.type} {row.event_id}, {state}"
+            said = " ".join((row.type, row.subject, *row.said))
+            yield row.at, f"{row.service} outbox {row.seq}: {said} {row.event_id}, {state}"
 
 
 def _done_by_the_notifier(h: History, order: str) -> Iterator[tuple[float, str]]:
@@ -359,4 +255,7 @@ def _done_by_the_notifier(h: History, order: str) -> Iterator[tuple[float, str]]
             yield c.at, f"{said}, committed {c.committed - c.at:+.3f} s"
         for mail in h.mails.get(row.message_id, ()):
             yield mail.at, f"mail server accepted {mail.message_id}"
-        yield LAST, f"at the end: {row.kind} is {row.state} ({row.reason})"
+        yield LAST, f"at the end: {row.kind} {row.subject} is {row.state} ({row.reason})"
+    for parcel in h.parcels:
+        if parcel.order == order:
+            yield LAST, f"at the end: parcel {parcel.number} is {parcel.state}"

@@ -4,9 +4,22 @@ import json
 from typing import Any
 
 from pydantic import SecretStr
-from tests.chaos.checker import Accepted, Ack, Change, Dead, History, InTopic, Message, Outgoing
+from tests.chaos.checker import READS
+from tests.chaos.history import (
+    Accepted,
+    Ack,
+    Change,
+    Dead,
+    History,
+    InTopic,
+    Message,
+    Outgoing,
+    Parcel,
+    Scanned,
+    Shipped,
+)
 from tests.chaos.load import address, read_log
-from tests.chaos.rig import SECRET, Rig
+from tests.chaos.rig import SCHEMAS, SECRET, Rig
 
 from shared.bus import open_bus
 from shared.events import TOPICS
@@ -14,6 +27,15 @@ from shared.settings import Settings
 from shared.store import Database
 
 READ_SECONDS_EMPTY = 1.0
+OVERDUE_SECONDS = 3.0  # longer than a sweep takes
+GIVEN_UP_DAYS = 80  # after so many days under way the aggregator need not follow a parcel
+SAID: dict[str, tuple[str, ...]] = {
+    "shipment.status_changed.v1": ("state", "reason", "action_required", "eta"),
+    "shipment.delayed.v1": ("episode", "cause", "new"),
+    "shipment.delay_update.v1": ("episode", "round"),
+    "shipment.recovered.v1": ("episode",),
+}
+"""What makes two events of a type about the same parcel the same news."""
 
 
 async def gather(rig: Rig) -> History:
@@ -26,7 +48,9 @@ async def gather(rig: Rig) -> History:
             acks.append(
                 Ack(
                     said["at"], said["way"], tuple(said["orders"]), tuple(said["ids"]),
-                    tuple(said["owed"]),
+                    tuple(said["owed"]), said["to"],
+                    tuple(Shipped(*parcel) for parcel in said["shipped"]),
+                    tuple(Scanned(*scan) for scan in said["scanned"]),
                 )
             )  # fmt: skip
         else:
@@ -54,25 +78,28 @@ async def gather(rig: Rig) -> History:
 
 async def _tables(conn: Any, rig: Rig) -> dict[str, Any]:
     outbox, dead = [], []
-    for service in ("order_events", "notifier"):
+    for service in SCHEMAS:
         rows = await conn.fetch(
             f"""select seq, event_id::text, topic, key,
                       exists (select from {service}.outbox_unpublished u where u.seq = o.seq) as waits,
                       headers::text,
+                      case when topic in ('shipments', 'deliveries', 'messages')
+                             or headers::text like '%order.shipped.v1%' then value end as value,
                        extract(epoch from created_at)::float8 as at
                 from {service}.outbox o order by seq"""
         )
-        for r in rows:
-            kind = dict(json.loads(r["headers"])).get("ce_type", "")
-            outbox.append(
-                Outgoing(
-                    service, r["seq"], r["event_id"], r["topic"], r["key"], kind,
-                    not r["waits"], r["at"],
-                )
-            )  # fmt: skip
+        outbox += [_outgoing(service, row) for row in rows]
         rows = await conn.fetch(f"select key, error_class, error_text from {service}.dead_event")
         dead += [Dead(service, *r) for r in rows if r["key"].startswith(f"{rig.shop.id}:")]
-    seen = await conn.fetch("select event_id::text from notifier.inbox where consumer = 'notifier'")
+    inboxes = {
+        reader: frozenset(
+            r[0]
+            for r in await conn.fetch(
+                f"select event_id::text from {reader}.inbox where consumer = $1", reader
+            )
+        )
+        for reader in READS
+    }
     changes = await conn.fetch(
         """select message, old, new, attempt, extract(epoch from at)::float8,
                   extract(epoch from pg_xact_commit_timestamp(xmin))::float8
@@ -83,23 +110,64 @@ async def _tables(conn: Any, rig: Rig) -> dict[str, Any]:
                   extract(epoch from pg_xact_commit_timestamp(xmin))::float8 from chaos.cancelled"""
     )
     rows = await conn.fetch(
-        """select id, shop || ':' || order_id as order, kind, state, reason, message_id, attempt
+        """select id, shop || ':' || order_id as order, kind, state, reason, message_id, attempt,
+                  subject
            from notifier.message order by id"""
     )
     return {
+        **await _tracked(conn, rig),
         "outbox": outbox,
         "dead": dead,
-        "inbox": frozenset(r[0] for r in seen),
+        "inboxes": inboxes,
         "changes": [Change(*r) for r in changes],
         "cancelled": {r[0]: r[1] for r in known},
         "messages": [
             Message(
                 r["id"], r["order"], r["kind"], r["state"], r["reason"],
-                r["message_id"], r["attempt"],
+                r["message_id"], r["attempt"], r["subject"],
             )
             for r in rows
         ],
     }  # fmt: skip
+
+
+def _outgoing(service: str, row: Any) -> Outgoing:
+    kind = dict(json.loads(row["headers"])).get("ce_type", "")
+    body = json.loads(row["value"]) if row["value"] else {}
+    about = body.get("shipment_id") or ""
+    if row["topic"] == "messages":
+        about = "|".join(str(body.get(part)) for part in ("kind", "subject", "role", "round"))
+    return Outgoing(
+        service, row["seq"], row["event_id"], row["topic"], row["key"], kind, not row["waits"],
+        row["at"], about,
+        tuple(f"{name}={body.get(name)}" for name in SAID.get(kind, ())),
+    )  # fmt: skip
+
+
+async def _tracked(conn: Any, rig: Rig) -> dict[str, Any]:
+    """Return what tracking has at the end: its scans and parcels, and the checks that it missed."""
+    scans = await conn.fetch(
+        "select scan ->> 3 from tracking.track cross join jsonb_array_elements(scans) scan"
+    )
+    parcels = await conn.fetch(
+        """select p.shop || ':' || p.order_id, p.shipment_id, coalesce(p.number_ref, ''), p.state,
+                  p.number_ref is null or t.provider is not null or o.about is null
+                    or p.state in ('delivered', 'returned', 'cancelled', 'expired')
+                    or p.shipped_at < now() - make_interval(secs => $1)
+           from tracking.parcel p join tracking.orders o using (shop, order_id)
+           left join tracking.track t on t.shop = p.shop and t.ref = p.number_ref""",
+        rig.plan.day_seconds * GIVEN_UP_DAYS,
+    )
+    overdue = await conn.fetch(
+        """select shop || ':' || order_id from tracking.orders
+           where check_at < now() - make_interval(secs => $1)""",
+        OVERDUE_SECONDS,
+    )
+    return {
+        "scans": frozenset(r[0] for r in scans),
+        "parcels": [Parcel(*r) for r in parcels],
+        "overdue": [r[0] for r in overdue],
+    }
 
 
 async def _topics(rig: Rig) -> list[InTopic]:

@@ -5,21 +5,20 @@ down at once. Which order does what depends on the seed and its number only.
 """
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import json
 import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tests.chaos.parcels import LATELY, Carriers
+from tests.chaos.posts import Journey, Post, Shop
 
 from shared.clock import now
 
@@ -27,38 +26,7 @@ FILES = Path(__file__).parents[2] / "deploy/src/afterglow/demo_files"
 ANSWER_SECONDS = 15.0
 WORKERS = 48
 WALK_PER_SECOND = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """The shop of a run and what it signs with. `base` makes its platform ids unlike any other run's."""
-
-    id: str
-    api_key: str
-    shopify_secret: str
-    woocommerce_secret: str
-    base: int
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """One request. `orders` are those it is about, `owed` those it certainly places."""
-
-    way: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-    orders: tuple[str, ...]
-    owed: tuple[str, ...] = ()
-
-
-@dataclass
-class Journey:
-    """What one customer's shop does: rounds one after the other, the posts of a round at once."""
-
-    orders: int
-    rounds: list[list[Post]]
-    pauses: list[float] = field(default_factory=list)
+SHIPPED = "s"  # how the ids of orders that are shipped end
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +42,9 @@ class Taste:
     cancel_first: float = 0.25  # of the cancelled: the cancellation is told before the order
     cancel_pause: float = 0.6  # seconds at most between the two
     updated: float = 0.1
+    shipped: float = 0.3  # of those not told in batches: its parcels leave and are scanned
+    shipped_cancelled: float = 0.08  # of the shipped
+    promised: tuple[float, float] = (0.5, 0.03)  # of those told by API: of the shipped, of others
 
 
 def address(order_id: str) -> str:
@@ -88,6 +59,7 @@ class Tales:
         self.shop = shop
         self.seed = seed
         self.taste = taste
+        self.carriers = Carriers(shop)
         self._order = json.loads((FILES / "order.json").read_bytes())
         self._shopify = json.loads((FILES / "shopify_order.json").read_bytes())
 
@@ -111,61 +83,56 @@ class Tales:
         data = json.loads(json.dumps(self._order))
         data |= {"order_id": order_id, "number": f"#{order_id}", "placed_at": at.isoformat()}
         data["customer"]["email"] = address(order_id)
+        if self._is_promised(order_id):
+            first, last = (at.date() + timedelta(days=days) for days in (3, 5))
+            data["promise"] = {"from": str(first), "to": str(last), "source": "shop"}
         return dict(data)
 
-    def _event(self, name: str, order_id: str, at: datetime, data: dict[str, Any], tag: str) -> Any:
-        return {
-            "specversion": "1.0",
-            "id": f"{order_id}-{name}-{tag}",
-            "type": name,
-            "source": f"/shops/{self.shop.id}/chaos",
-            "time": at.isoformat(),
-            "datacontenttype": "application/json",
-            "data": data,
-        }
-
-    def _key(self, order_id: str) -> str:
-        return f"{self.shop.id}:{order_id}"
-
-    def _post(self, way: str, event: Any, *, owed: bool) -> Post:
-        headers = {"Content-Type": "application/cloudevents+json"} | self._bearer()
-        key = self._key(event["data"]["order_id"])
-        body = json.dumps(event).encode()
-        return Post(way, "/v1/events", headers, body, (key,), (key,) if owed else ())
-
-    def _bearer(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.shop.api_key}"}
+    def _is_promised(self, order_id: str) -> bool:
+        """Tell whether the shop promises a day; every statement of the order says the same."""
+        shipped, others = self.taste.promised
+        share = shipped if order_id.endswith(SHIPPED) else others
+        return random.Random(f"promise/{order_id}").random() < share
 
     def _placed(self, order_id: str, at: datetime, tag: str = "1") -> Post:
-        event = self._event("order.placed.v1", order_id, at, self._data(order_id, at), tag)
-        return self._post("structured", event, owed=True)
+        event = self.shop.event("order.placed.v1", order_id, at, self._data(order_id, at), tag)
+        return self.shop.post("structured", event, owed=True)
 
     def _cancelled(self, order_id: str, at: datetime) -> Post:
         data = {"order_id": order_id, "reason": "customer"}
-        event = self._event("order.cancelled.v1", order_id, at, data, "1")
-        return self._post("cancelled", event, owed=False)
+        event = self.shop.event("order.cancelled.v1", order_id, at, data, "1")
+        return self.shop.post("cancelled", event, owed=False)
 
     def _updated(self, order_id: str, at: datetime) -> Post:
         data = self._data(order_id, at) | {"revision": (at + timedelta(seconds=1)).isoformat()}
-        event = self._event("order.updated.v1", order_id, at, data, "1")
-        return self._post("updated", event, owed=False)
+        event = self.shop.event("order.updated.v1", order_id, at, data, "1")
+        return self.shop.post("updated", event, owed=False)
 
     def _bare_placed(self, order_id: str, at: datetime) -> Post:
         body = json.dumps(self._data(order_id, at)).encode()
-        headers = {"Content-Type": "application/json", "CE-Time": at.isoformat()} | self._bearer()
-        key = self._key(order_id)
+        headers = {
+            "Content-Type": "application/json",
+            "CE-Time": at.isoformat(),
+        } | self.shop.bearer()
+        key = self.shop.key(order_id)
         return Post("bare", "/v1/events/order.placed.v1", headers, body, (key,), (key,))
 
     def _single(self, number: int, dice: random.Random) -> Journey:
-        order_id, at = f"a{number}", now()
-        return self._story(order_id, self._placed(order_id, at), at, dice)
+        shipped = dice.random() < self.taste.shipped
+        order_id = f"a{number}{SHIPPED if shipped else ''}"
+        at = now() - LATELY if shipped else now()
+        return self._story(order_id, self._placed(order_id, at), at, dice, shipped=shipped)
 
     def _bare(self, number: int, dice: random.Random) -> Journey:
-        order_id, at = f"b{number}", now()
-        return self._story(order_id, self._bare_placed(order_id, at), at, dice)
+        shipped = dice.random() < self.taste.shipped
+        order_id = f"b{number}{SHIPPED if shipped else ''}"
+        at = now() - LATELY if shipped else now()
+        return self._story(order_id, self._bare_placed(order_id, at), at, dice, shipped=shipped)
 
-    def _story(self, order_id: str, placed: Post, at: datetime, dice: random.Random) -> Journey:
-        """Tell an order by API: perhaps again in other ways, updated, cancelled before or after."""
+    def _story(
+        self, order_id: str, placed: Post, at: datetime, dice: random.Random, *, shipped: bool
+    ) -> Journey:
+        """Tell an order by API: perhaps again in other ways, updated, shipped, cancelled."""
         rounds, pauses = [[placed]], [0.0]
         if dice.random() < self.taste.again:
             again = [placed, self._placed(order_id, at, "2"), self._bare_placed(order_id, at)]
@@ -177,24 +144,30 @@ class Tales:
         if dice.random() < self.taste.updated:
             rounds.append([self._updated(order_id, at)])
             pauses.append(dice.random() * 0.3)
-        if dice.random() < self.taste.cancelled:
+        journey = Journey(1, rounds, pauses)
+        if shipped:
+            self.carriers.by_api(journey, order_id, at, dice, lines=True)
+        if dice.random() < self._cancelled_share(shipped=shipped):
             cancel = [self._cancelled(order_id, at + timedelta(milliseconds=5))]
             first = dice.random() < self.taste.cancel_first
             rounds.insert(0 if first else len(rounds), cancel)
             pauses.append(dice.random() * self.taste.cancel_pause)
-        return Journey(1, rounds, pauses)
+        return journey
+
+    def _cancelled_share(self, *, shipped: bool) -> float:
+        return self.taste.shipped_cancelled if shipped else self.taste.cancelled
 
     def _batch(self, number: int, dice: random.Random) -> Journey:
         at, ids = now(), [f"m{number}-{n}" for n in range(dice.randint(2, 20))]
-        events = [self._event("order.placed.v1", i, at, self._data(i, at), "1") for i in ids]
+        events = [self.shop.event("order.placed.v1", i, at, self._data(i, at), "1") for i in ids]
         cancelled = [i for i in ids if dice.random() < self.taste.cancelled]
         events += [
-            self._event("order.cancelled.v1", i, at, {"order_id": i, "reason": None}, "1")
+            self.shop.event("order.cancelled.v1", i, at, {"order_id": i, "reason": None}, "1")
             for i in cancelled
         ]
         dice.shuffle(events)
-        headers = {"Content-Type": "application/cloudevents-batch+json"} | self._bearer()
-        keys = tuple(self._key(i) for i in ids)
+        headers = {"Content-Type": "application/cloudevents-batch+json"} | self.shop.bearer()
+        keys = tuple(self.shop.key(i) for i in ids)
         body = json.dumps(events).encode()
         post = Post("batch", "/v1/events", headers, body, keys, keys)
         rounds = [[post, post] if dice.random() < self.taste.again else [post]]
@@ -202,14 +175,9 @@ class Tales:
 
     # ------------------------------------------------------------ platforms
 
-    def _signed(self, source: str, secret: str, body: bytes, headers: dict[str, str]) -> Any:
-        digest = hmac.new(secret.encode(), body, hashlib.sha256).digest()
-        name = "X-Shopify-Hmac-Sha256" if source == "shopify" else "X-WC-Webhook-Signature"
-        signed = {name: base64.b64encode(digest).decode(), "Content-Type": "application/json"}
-        return f"/webhooks/{self.shop.id}/{source}", headers | signed, body
-
     def _from_shopify(self, number: int, dice: random.Random) -> Journey:
-        order_id, at = str(self.shop.base + number), now()
+        order_id, shipped = str(self.shop.base + number), dice.random() < self.taste.shipped
+        at = now() - LATELY if shipped else now()
         order = json.loads(json.dumps(self._shopify))
         stamp, mail = at.isoformat(timespec="seconds"), address(order_id)
         order |= {"id": int(order_id), "name": f"#S{number}", "email": mail, "contact_email": mail}
@@ -219,9 +187,8 @@ class Tales:
 
         def post(topic: str, body: dict[str, Any], *, owed: bool) -> Post:
             headers = {"X-Shopify-Topic": topic, "X-Shopify-Event-Id": f"{order_id}-{topic}"}
-            secret = self.shop.shopify_secret
-            told = self._signed("shopify", secret, json.dumps(body).encode(), headers)
-            key = self._key(order_id)
+            told = self.shop.signed("shopify", json.dumps(body).encode(), headers)
+            key = self.shop.key(order_id)
             return Post(f"shopify {topic}", *told, (key,), (key,) if owed else ())
 
         placed = post("orders/create", order, owed=True)
@@ -229,10 +196,16 @@ class Tales:
         gone = {"cancelled_at": later, "cancel_reason": "customer", "updated_at": later}
         cancelled = post("orders/cancelled", order | gone, owed=False)
         changed = post("orders/updated", order | {"updated_at": later, "note": "x"}, owed=False)
-        return self._told(order_id, at, placed, [changed], cancelled, dice)
+        share = self._cancelled_share(shipped=shipped)
+        journey = self._told(order_id, at, placed, [changed], cancelled, dice, share)
+        if shipped:
+            self.carriers.by_shopify(journey, order_id, at, dice, order)
+        return journey
 
     def _from_woocommerce(self, number: int, dice: random.Random) -> Journey:
+        shipped = dice.random() < self.taste.shipped
         order_id, at = str(self.shop.base + 500_000_000 + number), now()
+        at = at - LATELY if shipped else at
         stamp = at.replace(tzinfo=None).isoformat(timespec="seconds")
         names = ("date_created_gmt", "date_paid_gmt", "date_modified_gmt")
         person = {"first_name": "Maja", "last_name": "Kranjc", "email": address(order_id)}
@@ -253,16 +226,19 @@ class Tales:
                 "X-WC-Webhook-Topic": topic,
                 "X-WC-Webhook-Delivery-ID": f"{order_id}{topic}",
             }
-            secret = self.shop.woocommerce_secret
-            told = self._signed("woocommerce", secret, json.dumps(body).encode(), headers)
-            key = self._key(order_id)
+            told = self.shop.signed("woocommerce", json.dumps(body).encode(), headers)
+            key = self.shop.key(order_id)
             return Post(f"woocommerce {topic}", *told, (key,), (key,) if owed else ())
 
         placed = post("order.created", order, owed=True)
         gone = order | {"status": "cancelled"}
         cancelled = post("order.updated", gone, owed=False)
         changed = post("order.updated", order | {"status": "completed"}, owed=False)
-        return self._told(order_id, at, placed, [changed], cancelled, dice)
+        share = self._cancelled_share(shipped=shipped)
+        journey = self._told(order_id, at, placed, [changed], cancelled, dice, share)
+        if shipped:
+            self.carriers.by_api(journey, order_id, at, dice, lines=False)
+        return journey
 
     def _told(
         self,
@@ -272,6 +248,7 @@ class Tales:
         changes: list[Post],
         cancelled: Post,
         dice: random.Random,
+        cancelled_share: float,
     ) -> Journey:
         """Tell an order by webhook: perhaps five times, by API as well, changed, cancelled after."""
         rounds, pauses = [[placed]], [0.0]
@@ -281,7 +258,7 @@ class Tales:
         if dice.random() < self.taste.updated:
             rounds.append(changes)
             pauses.append(dice.random() * 0.3)
-        if dice.random() < self.taste.cancelled:
+        if dice.random() < cancelled_share:
             rounds.append([cancelled])
             pauses.append(dice.random() * self.taste.cancel_pause)
         return Journey(1, rounds, pauses)
@@ -291,10 +268,16 @@ class Load:
     """Posts journeys to whichever server answers, and writes down what was acknowledged."""
 
     def __init__(
-        self, tales: Tales, servers: Sequence[str], log: Path, *, orders: int, per_second: float
+        self,
+        tales: Tales,
+        servers: Mapping[str, Sequence[str]],
+        log: Path,
+        *,
+        orders: int,
+        per_second: float,
     ) -> None:
         self.tales = tales
-        self.servers = list(servers)
+        self.servers = servers
         self.orders = orders
         self.per_second = per_second
         self.told = 0
@@ -360,16 +343,17 @@ class Load:
                     group.create_task(self._send(session, post))
 
     async def _send(self, session: aiohttp.ClientSession, post: Post) -> None:
-        server = random.randrange(len(self.servers))
+        servers = self.servers[post.to]
+        server = random.randrange(len(servers))
         while not self.over.is_set():
-            url = self.servers[server % len(self.servers)] + post.path
+            url = servers[server % len(servers)] + post.path
             server += 1
             try:
                 async with session.post(url, data=post.body, headers=post.headers) as answer:
                     text = await answer.text()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self.counts[type(error).__name__] += 1
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.25)
                 continue
             self.counts[str(answer.status)] += 1
             if answer.status == 503:
@@ -386,7 +370,8 @@ class Load:
             "at": time.time(), "way": post.way, "status": status, "orders": post.orders,
         }  # fmt: skip
         if status == 202:
-            line |= {"ids": json.loads(text).get("ids", []), "owed": post.owed}
+            line |= {"ids": json.loads(text).get("ids", []), "owed": post.owed, "to": post.to}
+            line |= {"shipped": post.shipped, "scanned": post.scanned}
         else:
             line["body"] = text[:300]
         os.write(self._log, json.dumps(line).encode() + b"\n")

@@ -25,6 +25,8 @@ SMTP = "services/notifier/src/notifier/adapters/smtp.py"
 REPLIES = "services/notifier/src/notifier/replies.py"
 HANDLERS = "services/notifier/src/notifier/handlers.py"
 JOURNAL = "services/notifier/src/notifier/store/journal.py"
+TRACKING = "services/tracking/src/tracking/handlers/__init__.py"
+TRACKED = "services/tracking/src/tracking/store/orders.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,15 @@ FROZEN: Mapping[str, Any] = {
     "seconds": 30,
     "storm_seconds_max": 33,
     "drain_seconds": 30,
+}
+
+# Parcels of late orders: many scans at the moment of dispatch, many checks that come due.
+PARCELS: dict[str, Any] = {
+    "taste": Taste(batch=0, shopify=0, woocommerce=0, shipped=0.9, promised=(0.8, 0)),
+    "victims": {"tracking": 0.6, "orders": 0.2, "notifier": 0.2},
+    "dice": {"kill": 1.0},
+    "pause": (2.0, 4.0),
+    "per_second": 20,
 }
 
 PLANTS: Mapping[str, Plant] = {
@@ -73,7 +84,12 @@ PLANTS: Mapping[str, Plant] = {
             ),
         ),
         frozenset({"sent twice"}),
-        {"points": ("di.after_dot",), "again": True, "dice": {"kill": 1.0}, "pause": (1.0, 3.0)},
+        {
+            "points": ("notifier/di.after_dot",),
+            "again": True,
+            "dice": {"kill": 1.0},
+            "pause": (1.0, 3.0),
+        },
     ),
     "offset committed before the transaction": Plant(
         (
@@ -96,7 +112,7 @@ PLANTS: Mapping[str, Plant] = {
         ),
         frozenset({"neither sent nor listed", "not received"}),
         {
-            "points": ("co.before_commit",),
+            "points": ("notifier/co.before_commit",),
             "again": True,
             "dice": {"kill": 1.0},
             "pause": (1.0, 3.0),
@@ -162,6 +178,51 @@ PLANTS: Mapping[str, Plant] = {
         ),
         frozenset({"not published"}),
         {"orders_points": "oe.before_commit=sleep:0.3@p=0.3"},
+    ),
+    "scan acknowledged before the commit": Plant(
+        (
+            Patch(
+                TRACKING,
+                """        for _ in range(_RACES_MAX):
+            with contextlib.suppress(Retry, *CONTENTION):
+                return await self._accept(items)
+        return await self._accept(items)
+
+    async def _accept""",
+                """        import asyncio
+        self._late = asyncio.create_task(self._accept(items))
+        return [
+            Answer(tuple(scan_id(i.shop.id, scan) for scan in getattr(i, "scans", ())))
+            for i in items
+        ]
+
+    async def _accept""",
+            ),
+        ),
+        frozenset({"acknowledged and lost"}),
+        PARCELS | {"points": ("tracking/tr.before_commit",), "again": True},
+    ),
+    "scan that does not ask again whose it is": Plant(
+        (
+            Patch(
+                TRACKING,
+                "        if await store.strangers(tx, batch.heard, batch.orders):\n",
+                "        if await store.strangers(tx, (), ()):\n",
+            ),
+        ),
+        frozenset({"not folded"}),
+        PARCELS | {"tracking_points": "co.before_commit=sleep:0.3@p=0.5"},
+    ),
+    "sweep without a lock": Plant(
+        (
+            Patch(
+                TRACKED,
+                '            order by o.check_at limit $1 for update skip locked""",\n',
+                '            order by o.check_at limit $1""",\n',
+            ),
+        ),
+        frozenset({"delivery told twice", "state told twice", "delivery not told", "not folded"}),
+        PARCELS | {"tracking_points": "sw.before_commit=sleep:0.4@p=0.6"},
     ),
 }
 

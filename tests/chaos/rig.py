@@ -1,4 +1,4 @@
-"""The machines of a run: Postgres, two of each service, the mail server; and what is done to them.
+"""The machines of a run: Postgres, two of each service, mail server, aggregator; what is done to them.
 
 All are real processes. They are killed and frozen by id, never by name, and none outlives the run,
 even when the run itself is killed.
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -21,19 +22,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import asyncpg
-from tests.chaos.load import Load, Shop, Tales, Taste
+from tests.chaos.aggregator import Aggregator
+from tests.chaos.load import Load, Tales, Taste
+from tests.chaos.posts import Shop
+from tests.chaos.process import ROOT, SERVICES, Process
 
 from afterglow.demo_shop import make_demo_shop
 from afterglow.guardian import Guardian
 from afterglow.postgres import Postgres, free_port
 from shared.failpoints import POINTS
 
-ROOT = Path(__file__).parents[2]
+SCHEMAS = tuple(SERVICES.values())
+HOSTS = {
+    "orders": ("oe", "rl"),
+    "tracking": ("tr", "sw", "wa", "co", "rl"),
+    "notifier": ("di", "co"),
+}
+"""Whose processes come by which failpoints."""
+
+EVERYWHERE = tuple(
+    f"{kind}/{point}"
+    for kind, groups in HOSTS.items()
+    for point in sorted(POINTS)
+    if point.partition(".")[0] in groups
+)
 READY_SECONDS = 90.0
 PROGRESS_SECONDS = 30.0
-ORDERLY_SECONDS = 8.0
+ONE_STAYS = 0.8  # how often one is spared while the other of its service is not ready
+UNREADY = 0.3  # else: how often one that still starts may be struck
+VISITED = 4  # so many places of a service are visited one after the other
+ORDERLY = 0.4  # of those that start again to die at a failpoint: they are asked to end
 ARMED_SECONDS = 20.0  # so long may a failpoint take to be reached before the process is dealt with
 FAULTS = (
     "drop@accepted=0.002;slow@accepted:0.004=0.25;slow@accepted:0.012=0.25;slow@accepted:0.02=0.2;"
@@ -42,6 +61,8 @@ FAULTS = (
     "refuse@rcpt:550 5.1.1 nobody here=0.002;refuse@mail:421 4.3.2 closing=0.003;"
     "refuse@mail:452 4.3.1 full=0.002;drop@idle=0.002;drop@greeting=0.01"
 )
+SWEPT_SECONDS = 4.0  # after so long in the calm no new check is waited for
+PASSES = {"notifier": 3, "tracking": 4}  # at a failpoint, until one dies there; else 8
 SECRET = "0123456789abcdef"
 MESSAGE_ID_DOMAIN = "chaos.test"
 
@@ -101,124 +122,19 @@ class Plan:
     dice: Mapping[str, float] = field(
         default_factory=lambda: {"kill": 0.8, "freeze": 0.13, "hang": 0.07}
     )
-    points: tuple[str, ...] = tuple(sorted(POINTS))
+    points: tuple[str, ...] = EVERYWHERE
     restarts: int = 1  # of Postgres, without a shutdown
     patches: tuple[Patch, ...] = ()
     again: bool = False  # die at the points over and over, not once at each
     orders_points: str = ""  # FAILPOINTS of the first order service, all the time
+    tracking_points: str = ""  # and of the first tracking service
+    day_seconds: float = 1.5  # what the calendar calls a day, so that parcels are late within a run
     notifier_env: Mapping[str, str] = field(default_factory=dict)
-    calm_seconds: float = 0.0  # between two deaths of a notifier
-    victims: Mapping[str, float] = field(default_factory=lambda: {"notifier": 0.6, "orders": 0.4})
-
-
-class Process:
-    """A program that is started again whenever it ends, until it is to stop."""
-
-    def __init__(
-        self, name: str, command: list[str], env: dict[str, str], log: Path, guardian: Guardian
-    ) -> None:
-        self.name = name
-        self.command = command
-        self.env = env
-        self.log = log
-        self.guardian = guardian
-        self.next_points = ""
-        self.armed = ""
-        self.armed_at = 0.0
-        self.kills = 0
-        self.frozen = False
-        self.ended_at = 0.0
-        self.fired: Counter[str] = Counter()
-        self.crashes: list[str] = []
-        self.process: asyncio.subprocess.Process | None = None
-        self._ours = False
-        self._ending = False
-
-    async def keep(self) -> None:
-        """Run it again and again."""
-        while not self._ending:
-            self.armed, self.next_points = self.next_points, ""
-            self.armed_at, self._ours = time.monotonic(), False
-            with self.log.open("ab") as log:
-                self.process = await asyncio.create_subprocess_exec(
-                    *self.command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=ROOT,
-                    env=self.env | {"FAILPOINTS": self.armed or self.env.get("FAILPOINTS", "")},
-                    start_new_session=True,
-                )
-            self.guardian.watch(self.process.pid)
-            code = await self.process.wait()
-            self.guardian.forget(self.process.pid)
-            self.frozen, self.ended_at = False, time.monotonic()
-            if not self._ours:
-                self._ended_by_itself(code)
-
-    def _ended_by_itself(self, code: int) -> None:
-        point = self.armed.partition("=")[0]
-        if code == -signal.SIGKILL and "=kill" in self.armed:
-            self.fired[point] += 1
-            self.kills += 1
-        else:
-            tail = self.log.read_text(errors="replace").splitlines()[-1:]
-            self.crashes.append(f"{self.name} ended with {code}: {' '.join(tail)[-1500:]}")
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.returncode is None
-
-    @property
-    def ending(self) -> bool:
-        return self.alive and self._ours
-
-    def kill(self, points: str = "") -> None:
-        """End it as a power cut would; it starts again with these failpoints."""
-        if self.process is None or self.process.returncode is not None:
-            return
-        self.next_points, self._ours = points, True
-        self.kills += 1
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
-
-    async def renew(self, points: str) -> None:
-        """End it in an orderly way; it starts again with these failpoints."""
-        process = self.process
-        if process is None or process.returncode is not None:
-            return
-        self.next_points, self._ours = points, True
-        process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), ORDERLY_SECONDS)
-        except TimeoutError:
-            self.kill(points)
-
-    async def freeze(self, seconds: float) -> None:
-        """Stop it as a paused machine would, and let it go on."""
-        process = self.process
-        if process is None or process.returncode is not None or self.frozen:
-            return
-        self.frozen = True
-        process.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-            self.frozen = False
-
-    async def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 10) -> None:
-        """End it for good: asked first, forced after that."""
-        self._ending = self._ours = True
-        if self.process is None or self.process.returncode is not None:
-            return
-        for sign in (number, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(sign)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.process.wait(), seconds)
-                return
+    tracking_frozen: float = 0.3  # of those frozen
+    calm_seconds: float = 0.0  # between two deaths of readers of the same group
+    victims: Mapping[str, float] = field(
+        default_factory=lambda: {"notifier": 0.4, "tracking": 0.3, "orders": 0.3}
+    )
 
 
 def copy_sources(target: Path, patches: tuple[Patch, ...]) -> Path:
@@ -226,7 +142,7 @@ def copy_sources(target: Path, patches: tuple[Patch, ...]) -> Path:
 
     Raises ValueError when a patch does not fit exactly once.
     """
-    for part in ("shared", "services/order-events", "services/notifier"):
+    for part in ("shared", "services/order-events", "services/tracking", "services/notifier"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(ROOT / part / "src", target / part / "src", ignore=ignored)
     for patch in patches:
@@ -236,6 +152,16 @@ def copy_sources(target: Path, patches: tuple[Patch, ...]) -> Path:
             raise ValueError(f"the patch does not fit {patch.file}: {patch.old!r}")
         file.write_text(text.replace(patch.old, patch.new))
     return target
+
+
+def _shop_file(text: str, shop: str) -> str:
+    """Return the demo's shop under another name, with an aggregator and without promised days.
+
+    A promise is the order's own: days pass so fast that each order would be late otherwise.
+    """
+    text = re.sub(r"\[\[shops\.demo\.promises\]\]\n(?:[^\[\n].*\n?|\n)*", "", text)
+    text += '\n[shops.demo.providers.aftership]\nkey = "file:secrets/aftership"\n'
+    return text.replace("shops.demo", f"shops.{shop}")
 
 
 class Rig:
@@ -257,13 +183,13 @@ class Rig:
             demo.webhook_secrets["shopify"],
             demo.webhook_secrets["woocommerce"],
             int(token, 16) * 1_000_000_000 + 10**17,
+            demo.webhook_secrets["easypost"],
         )
-        text = demo.shops_file.read_text().replace("shops.demo", f"shops.{self.shop.id}")
-        demo.shops_file.write_text(text)
+        demo.shops_file.write_text(_shop_file(demo.shops_file.read_text(), self.shop.id))
         self.shops_file, self.products_file = demo.shops_file, demo.products_file
         self.link_key = hashlib.sha256(token.encode()).hexdigest()
-        self.orders: list[Process] = []
-        self.notifiers: list[Process] = []
+        self.hosts: dict[str, list[Process]] = {kind: [] for kind in SERVICES}
+        self.aggregator = Aggregator(plan.seed)
         self.sink: asyncio.subprocess.Process | None = None
         self.sink_struck: dict[str, int] = {}
         self.freezes = 0
@@ -284,7 +210,7 @@ class Rig:
 
     @property
     def services(self) -> list[Process]:
-        return [*self.orders, *self.notifiers]
+        return [process for processes in self.hosts.values() for process in processes]
 
     @property
     def kills(self) -> int:
@@ -305,6 +231,7 @@ class Rig:
         try:
             await asyncio.to_thread(self._start_postgres)
             await self._start_sink()
+            await self.aggregator.start()
             async with asyncio.TaskGroup() as group:
                 for process in self._programs():
                     group.create_task(process.keep())
@@ -315,6 +242,7 @@ class Rig:
                 finally:
                     await self._stop_services()
         finally:
+            await self.aggregator.stop()
             await self.stop_sink()
             await asyncio.to_thread(self.postgres.stop)
             self.guardian.close()
@@ -367,6 +295,8 @@ class Rig:
             "MESSAGE_ID_DOMAIN": MESSAGE_ID_DOMAIN,
             "DISPATCHER_LEASE_SECONDS": str(self.plan.lease_seconds),
             "UNKNOWN_RESEND_KINDS": "none",
+            "DAY_SECONDS": str(self.plan.day_seconds),
+            "AFTERSHIP_URL": self.aggregator.url,
             "LOG_LEVEL": "warning",
             "PYTHONUNBUFFERED": "1",
         }
@@ -380,30 +310,26 @@ class Rig:
             taken.add(found)
             return str(found)
 
-        for module, processes in (("order_events", self.orders), ("notifier", self.notifiers)):
+        tracking = [port(), port()]
+        points = {"orders": self.plan.orders_points, "tracking": self.plan.tracking_points}
+        for kind, processes in self.hosts.items():
             for number in (1, 2):
-                env = self._environment() | {"HTTP_PORT": port(), "INTERNAL_PORT": port()}
-                env |= self.plan.notifier_env if module == "notifier" else {}
-                if module == "order_events" and number == 1:
-                    env["FAILPOINTS"] = self.plan.orders_points
-                name = f"{module}-{number}"
-                command = [sys.executable, "-m", module]
-                log = self.folder / f"{name}.log"
-                processes.append(Process(name, command, env, log, self.guardian))
+                public = tracking[number - 1] if kind == "tracking" else port()
+                env = self._environment() | {"HTTP_PORT": public, "INTERNAL_PORT": port()}
+                env |= {"TRACK_URL": f"http://127.0.0.1:{tracking[0]}"}
+                env |= self.plan.notifier_env if kind == "notifier" else {}
+                if number == 1:
+                    env["FAILPOINTS"] = points.get(kind, "")
+                processes.append(Process(kind, number, env, self.folder, self.guardian))
         return self.services
 
     async def _until_ready(self) -> None:
-        async with asyncio.timeout(READY_SECONDS), aiohttp.ClientSession() as session:
-            for process in self.services:
-                url = f"http://127.0.0.1:{process.env['INTERNAL_PORT']}/readyz"
-                while True:
+        async with asyncio.timeout(READY_SECONDS):
+            while not all(process.ready for process in self.services):
+                for process in self.services:
                     if process.crashes:
                         raise RuntimeError(process.crashes[0])
-                    with contextlib.suppress(aiohttp.ClientError):
-                        async with session.get(url) as answer:
-                            if answer.ok:
-                                break
-                    await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)
 
     async def _install_audit(self) -> None:
         conn = await self.connect()
@@ -422,8 +348,11 @@ class Rig:
                 group.create_task(process.stop())
 
     def load(self) -> Load:
-        """Return the run's load, told to both order services."""
-        servers = [f"http://127.0.0.1:{p.env['HTTP_PORT']}" for p in self.orders]
+        """Return the run's load, told to both order services and both tracking services."""
+        servers = {
+            kind: [f"http://127.0.0.1:{p.env['HTTP_PORT']}" for p in self.hosts[kind]]
+            for kind in ("orders", "tracking")
+        }
         tales = Tales(self.shop, self.plan.seed, self.plan.taste)
         plan = self.plan
         return Load(tales, servers, self.api_log, orders=plan.orders, per_second=plan.per_second)
@@ -436,9 +365,11 @@ class Rig:
         plan, restarts_left, told_at = self.plan, self.plan.restarts, 0.0
         self._storming = True
         async with asyncio.TaskGroup() as group:
-            of_orders = [p for p in self._to_fire if p[:2] in {"oe", "rl"}]
-            group.create_task(self._visit(of_orders))
-            group.create_task(self._visit([p for p in self._to_fire if p not in of_orders]))
+            for kind in HOSTS:
+                mine = [p for p in self._to_fire if p.partition("/")[0] == kind]
+                lines = 1 + (len(mine) > VISITED)
+                for line in range(lines):
+                    group.create_task(self._visit(self.hosts[kind], mine[line::lines]))
             while (lasted := time.monotonic() - began) < plan.storm_seconds_max:
                 missing = [p for p in self._to_fire if not self.fired[p] or plan.again]
                 enough = lasted >= plan.seconds and self.kills >= plan.kills
@@ -462,12 +393,15 @@ class Rig:
 
     def _act(self, action: str, group: asyncio.TaskGroup) -> None:
         lease = self.plan.lease_seconds
-        if action == "freeze" and (free := self._free(self.notifiers, deadly=False)):
-            victim, seconds = self.dice.choice(free), lease + self.dice.uniform(0.8, 2.5)
-            self.note(f"freeze {victim.name} for {seconds:.1f} s")
-            self.freezes += 1
-            group.create_task(victim.freeze(seconds))
-        elif action == "hang" and (free := self._free(self.notifiers)):
+        notifiers, tracking = self.hosts["notifier"], self.hosts["tracking"]
+        if action == "freeze":
+            frozen = tracking if self.dice.random() < self.plan.tracking_frozen else notifiers
+            if free := self._free(frozen, deadly=False):
+                victim, seconds = self.dice.choice(free), lease + self.dice.uniform(0.8, 2.5)
+                self.note(f"freeze {victim.name} for {seconds:.1f} s")
+                self.freezes += 1
+                group.create_task(victim.freeze(seconds))
+        elif action == "hang" and (free := self._free(notifiers)):
             victim = self.dice.choice(free)
             where = self.dice.choice(("di.before_mark", "di.after_mark", "di.after_dot"))
             points = f"{where}=hang:{2 * lease:g}@n={self.dice.randint(3, 40)}"
@@ -477,40 +411,44 @@ class Rig:
         else:
             kinds = list(self.plan.victims)
             kind = self.dice.choices(kinds, [self.plan.victims[k] for k in kinds])[0]
-            free = self._free(self.notifiers if kind == "notifier" else self.orders)
-            if free:
+            if free := self._free(self.hosts[kind]):
                 victim = self.dice.choice(free)
                 self.note(f"kill {victim.name}")
                 victim.kill()
 
-    async def _visit(self, points: list[str]) -> None:
+    async def _visit(self, hosts: list[Process], places: list[str]) -> None:
         """Let a process die at each of these places in turn; again where none came by in time."""
-        waiting = deque(points)
+        waiting = deque(places)
         while self._storming and waiting:
-            point = waiting.popleft()
-            before = self.fired[point]
-            hosts = self.orders if point[:2] in {"oe", "rl"} else self.notifiers
+            place = waiting.popleft()
+            before = self.fired[place]
             if free := self._free(hosts):
                 victim = self.dice.choice(free)
-                how = f"{point}=kill@n={self.dice.randint(1, 8 if hosts is self.orders else 3)}"
-                self.note(f"renew {victim.name} with {how}")
-                await victim.renew(how)
+                point = place.partition("/")[2]
+                how = f"{point}=kill@n={self.dice.randint(1, PASSES.get(victim.kind, 8))}"
+                self.note(f"start {victim.name} anew with {how}")
+                if self.dice.random() < ORDERLY:
+                    await victim.renew(how)
+                else:
+                    victim.kill(how)
                 deadline = time.monotonic() + ARMED_SECONDS
-                while self._storming and self.fired[point] == before:
+                while self._storming and self.fired[place] == before:
                     if time.monotonic() > deadline:
                         break
                     await asyncio.sleep(0.1)
-            if self.fired[point] == before or self.plan.again:
-                waiting.append(point)
+            if self.fired[place] == before or self.plan.again:
+                waiting.append(place)
             await asyncio.sleep(self.dice.uniform(*self.plan.pause))
 
     def _free(self, processes: list[Process], *, deadly: bool = True) -> list[Process]:
-        """Return who may be struck now: alive, not frozen, not on its way to a failpoint.
+        """Return who may be struck now: ready, as a rule, not frozen, not on its way to a failpoint.
 
         Readers of a bus that takes long to notice a death must get to read between two deaths.
         """
         now = time.monotonic()
-        if deadly and processes is self.notifiers:
+        if deadly and not all(p.ready for p in processes) and self.dice.random() < ONE_STAYS:
+            return []
+        if deadly and processes is not self.hosts["orders"]:
             last = max(p.ended_at for p in processes)
             if now - last < self.plan.calm_seconds or any(p.ending for p in processes):
                 return []
@@ -518,6 +456,7 @@ class Rig:
             p
             for p in processes
             if p.alive
+            and (p.ready or self.dice.random() < UNREADY)
             and not p.ending
             and not p.frozen
             and not (p.armed and now - p.armed_at < ARMED_SECONDS)
@@ -538,32 +477,41 @@ class Rig:
     # ------------------------------------------------------------ the calm after it
 
     async def drain(self) -> bool:
-        """Wait until nothing is left to do; False when that does not come in time."""
-        for process in self.services:
-            if process.armed:
-                process.kill()
-        deadline = time.monotonic() + self.plan.drain_seconds
+        """Wait until nothing is left to do; False when for long nothing of it gets done."""
+        async with asyncio.TaskGroup() as group:
+            for process in self.services:
+                if process.armed:
+                    group.create_task(process.renew(""))
+        began = moved = time.monotonic()
+        left: Mapping[str, int] = {}
         conn = await self.connect()
         try:
-            while time.monotonic() < deadline:
-                # An hour's pause before the next try is not waited for: as if it were over.
-                await conn.execute(
-                    """update notifier.message set due_at = now()
-                       where state = 'pending' and due_at > now() and attempt > 0"""
-                )
-                left = await conn.fetchrow(LEFT)
+            while (clock := time.monotonic()) - moved < self.plan.drain_seconds:
+                await self._hurry(conn, later=clock - began > SWEPT_SECONDS)
+                before, left = left, dict(await conn.fetchrow(LEFT))
                 if not any(left.values()):
                     return True
+                moved = clock if left != before else moved
                 await asyncio.sleep(1)
         finally:
             await conn.close()
-        self.say(f"NOT drained: {dict(left)}")
+        self.say(f"NOT drained: {left}")
         return False
+
+    async def _hurry(self, conn: Any, *, later: bool) -> None:
+        """Let what would wait for long be due now; `later`: let no new check come, as if it were over."""
+        await conn.execute(
+            """update notifier.message set due_at = now()
+               where state = 'pending' and due_at > now() and attempt > 0"""
+        )
+        if later:
+            await conn.execute("update tracking.orders set check_at = null where check_at > now()")
 
     def unknown_max(self) -> int:
         """Return how many messages of unknown fate the run explains."""
-        interrupted = sum(p.kills for p in self.notifiers) + self.freezes
-        interrupted += self.restarts * len(self.notifiers)
+        notifiers = self.hosts["notifier"]
+        interrupted = sum(p.kills for p in notifiers) + self.freezes
+        interrupted += self.restarts * len(notifiers)
         lost = sum(n for name, n in self.sink_struck.items() if name in LOST_REPLIES)
         return interrupted * self.plan.connections + lost
 
@@ -571,10 +519,19 @@ class Rig:
 LOST_REPLIES = frozenset({"drop@accepted", "drop@dot"})
 LEFT = """
 select (select count(*) from order_events.outbox_unpublished) as order_outbox,
+       (select count(*) from tracking.outbox_unpublished) as tracking_outbox,
        (select count(*) from notifier.outbox_unpublished) as notifier_outbox,
-       (select count(*) from order_events.outbox o where o.topic = 'orders' and not exists (
-          select from notifier.inbox i where i.consumer = 'notifier' and i.event_id = o.event_id)
-        and not exists (select from notifier.dead_event d where d.key = o.key)) as unread,
+       (select count(*) from order_events.outbox o where o.topic in ('orders', 'scans')
+        and not exists (select from tracking.inbox i
+          where i.consumer = 'tracking' and i.event_id = o.event_id)
+        and not exists (select from tracking.dead_event d where d.key = o.key)) as unread_by_tracking,
+       (select count(*) from (
+          select event_id, key from order_events.outbox where topic = 'orders' union all
+          select event_id, key from tracking.outbox) o
+        where not exists (select from notifier.inbox i
+          where i.consumer = 'notifier' and i.event_id = o.event_id)
+        and not exists (select from notifier.dead_event d where d.key = o.key)) as unread_by_notifier,
+       (select count(*) from tracking.orders where check_at is not null) as unswept,
        (select count(*) from notifier.message
           where state in ('pending', 'claimed', 'dispatching')) as unsent
 """

@@ -1,4 +1,4 @@
-"""The two services as processes of their own, and everything they need, for one test."""
+"""The services as processes of their own, and everything they need, for one test."""
 
 import asyncio
 import base64
@@ -21,6 +21,7 @@ API_KEY = "agk_demo-key-of-the-stories"
 OPERATOR_KEY = "operator-key-of-the-stories"
 LINK_KEY = "link-key-of-the-stories"
 SHOPIFY_SECRET, WOO_SECRET = "shopify-secret-of-stories", "woocommerce-secret-of-stories"
+EASYPOST_SECRET = "easypost-secret-of-stories"
 SHOPS = f"""
 [shops.demo]
 name = "Leaf & Kettle"
@@ -31,6 +32,7 @@ reply_to = "help@demo.example.com"
 api_keys = ["{hashlib.sha256(API_KEY.encode()).hexdigest()}"]
 webhooks.shopify.secrets = ["env:TEST_SHOPIFY"]
 webhooks.woocommerce.secrets = ["env:TEST_WOO"]
+webhooks.easypost.secrets = ["env:TEST_EASYPOST"]
 """
 STOP_SECONDS = 20
 
@@ -128,6 +130,7 @@ def service_env(folder: Path, database_url: str, **changes: str) -> dict[str, st
         "INTERNAL_PORT": str(free_port()),
         "TEST_SHOPIFY": SHOPIFY_SECRET,
         "TEST_WOO": WOO_SECRET,
+        "TEST_EASYPOST": EASYPOST_SECRET,
         "SMTP_URL": "smtp://127.0.0.1:1",
         "SMTP_CONNECTIONS": "4",
         "LOG_LEVEL": "info",

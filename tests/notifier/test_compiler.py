@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from notifier.adapters.compiler import FOLDER
 from notifier.adapters.render import Renderer, preview, samples
-from notifier.languages import CODES
 from shared.errors import GiveUp
+from shared.languages import CODES
 from shared.shops import Product, Products, Shop, parse
 
 KIND = "order_confirmed"
@@ -95,6 +95,24 @@ def test_markup_in_any_field_of_order_shop_or_products_is_only_ever_text(text: s
     }
 
 
+@pytest.mark.parametrize("kind", [k for k in RENDERER.kinds if k != KIND])
+def test_markup_in_what_is_told_of_a_parcel_is_only_ever_text(kind: str) -> None:
+    told = json.loads((SAMPLES / "parcel.json").read_text())["facts"]
+    shown = set()
+    for place, facts in planted(told, MARKUP, "facts"):
+        try:
+            html = RENDERER.render(kind, order=FULL, shop=TEA, links={}, facts=facts).html
+        except (GiveUp, TypeError):
+            continue
+        rest = html.replace(ESCAPED, "")
+        for piece in ("<i ", '"p"', "'q'", "&amp;lt;"):
+            assert piece not in rest
+        shown |= {place} if rest != html else set()
+    parcel = {"facts.parcel.carrier", "facts.parcel.tracking_number"}
+    expected = set() if kind == "order_delayed" else parcel
+    assert shown == expected | ({"facts.handed_to"} if kind == "delivered" else set())
+
+
 def test_a_reload_of_products_counts_at_once() -> None:
     def text() -> str:
         return RENDERER.render(KIND, order=FULL, shop=TEA, links={}, facts={}).text
@@ -108,7 +126,10 @@ def test_a_reload_of_products_counts_at_once() -> None:
 
 
 @pytest.mark.parametrize("language", CODES)
-def test_no_line_of_a_template_begins_with_a_dot_that_smtp_would_double(language: str) -> None:
+@pytest.mark.parametrize("kind", RENDERER.kinds)
+def test_no_line_of_a_template_begins_with_a_dot_that_smtp_would_double(
+    kind: str, language: str
+) -> None:
     for sample in samples():
-        shown = preview(KIND, language, sample)
+        shown = preview(kind, language, sample)
         assert "\n." not in f"{shown['text']}{shown['html']}"

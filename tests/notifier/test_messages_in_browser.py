@@ -1,13 +1,15 @@
 """Messages as a phone and a desktop show them, light and dark, in a real browser."""
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from notifier.adapters.compiler import kinds
 from notifier.adapters.render import preview, samples
-from notifier.languages import CODES
+from shared.languages import CODES
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -16,6 +18,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
+PARCELS = [kind for kind in kinds() if kind != "order_confirmed"]
 LOWEST_CONTRAST = """() => {
   const rgb = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length > 3 && m[3] === 0 ? null : m };
   const lum = ([r, g, b]) => { const f = [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -48,11 +51,18 @@ def show(browser: Any) -> Iterator[Any]:
     """Open one message as a mail client would: no network, no scripts of its own."""
     pages = []
 
-    def open_message(language: str, sample: str, *, width: int = 360, scheme: str = "light") -> Any:
+    def open_message(
+        language: str,
+        sample: str,
+        *,
+        kind: str = "order_confirmed",
+        width: int = 360,
+        scheme: str = "light",
+    ) -> Any:
         page = browser.new_page(viewport={"width": width, "height": 700}, color_scheme=scheme)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        page.set_content(str(preview("order_confirmed", language, sample)["html"]))
+        page.set_content(str(preview(kind, language, sample)["html"]))
         page.asked = asked
         pages.append(page)
         return page
@@ -77,6 +87,23 @@ def test_every_word_can_be_read(show: Any, language: str, sample: str, scheme: s
     for width in (360, 800):
         ratio, words = show(language, sample, width=width, scheme=scheme).evaluate(LOWEST_CONTRAST)
         assert ratio >= 4.5, words
+
+
+@pytest.mark.parametrize("kind", PARCELS)
+@pytest.mark.parametrize("language", CODES)
+def test_a_message_about_a_parcel_is_as_good_to_read(show: Any, language: str, kind: str) -> None:
+    for scheme, width in itertools.product(("light", "dark"), (360, 800)):
+        page = show(language, "parcel", kind=kind, width=width, scheme=scheme)
+        ratio, words = page.evaluate(LOWEST_CONTRAST)
+        assert ratio >= 4.5, words
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("img:not([alt])").count() == 0
+        box = page.locator(".b a").bounding_box()
+        assert box["height"] >= 44
+        assert box["x"] + box["width"] <= width
+        assert page.asked == []
+    page = show(language, "parcel_bare", kind=kind)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 @pytest.mark.parametrize("language", CODES)

@@ -10,15 +10,19 @@ import pytest
 from babel.numbers import format_currency
 from hypothesis import given, settings, strategies as st
 
-import notifier.languages
-from notifier.adapters.compiler import FOLDER, lint
+import shared.languages
+from notifier.adapters import parcels
+from notifier.adapters.compiler import FOLDER, kinds, lint
 from notifier.adapters.render import SUBJECT_MAX, Content, Renderer, preview, samples
-from notifier.adapters.wording import SENTENCES, clean, safe_url
-from notifier.languages import CODES, choose, load, multiply
+from notifier.adapters.wording import SENTENCES
+from notifier.languages import load, multiply
 from shared.errors import GiveUp
+from shared.languages import CODES, brand, choose
+from shared.languages.brand import clean, safe_url
 from shared.shops import Shop, parse
 
 KIND = "order_confirmed"
+KINDS = kinds()
 SAMPLES = FOLDER / "samples"
 SHOPS = parse((SAMPLES / "shops.toml").read_text(), (SAMPLES / "products.toml").read_text())
 TEA, BARE = SHOPS.get("tea"), SHOPS.get("bare")
@@ -30,9 +34,13 @@ def order_of(sample: str, **changes: object) -> dict:
 
 
 def render(
-    order: dict, shop: Shop = TEA, links: dict | None = None, facts: dict | None = None
+    order: dict,
+    shop: Shop = TEA,
+    links: dict | None = None,
+    facts: dict | None = None,
+    kind: str = KIND,
 ) -> Content:
-    return RENDERER.render(KIND, order=order, shop=shop, links=links or {}, facts=facts or {})
+    return RENDERER.render(kind, order=order, shop=shop, links=links or {}, facts=facts or {})
 
 
 def said(html: str) -> str:
@@ -54,9 +62,10 @@ def facts_of(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("language", CODES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sample", samples())
-def test_text_and_html_tell_the_same_facts(sample: str, language: str) -> None:
-    shown = preview(KIND, language, sample)
+def test_text_and_html_tell_the_same_facts(sample: str, kind: str, language: str) -> None:
+    shown = preview(kind, language, sample)
     text, html = str(shown["text"]), said(str(shown["html"]))
     without_links = re.sub(r"https?://\S+", "", text)
     assert facts_of(without_links) == facts_of(html)
@@ -89,12 +98,16 @@ def test_a_full_order_is_told_in_full(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", CODES)
-def test_the_number_stands_in_a_short_subject(language: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_stands_in_a_short_subject(kind: str, language: str) -> None:
     for sample in samples():
-        subject = str(preview(KIND, language, sample)["subject"])
+        subject = str(preview(kind, language, sample)["subject"])
         assert len(subject) <= SUBJECT_MAX
         assert "\n" not in subject
-    assert "SV-10452" in str(preview(KIND, language, "tea")["subject"])
+    for sample in ("tea", "parcel", "parcel_for_receiver"):
+        subject = str(preview(kind, language, sample)["subject"])
+        assert "SV-10452" in subject
+        assert len(subject) < 60
 
 
 @pytest.mark.parametrize("language", CODES)
@@ -228,17 +241,18 @@ def test_every_sentence_is_translated_with_its_placeholders(language: str) -> No
         for form in forms:
             assert form not in {singular, plural}, singular
             assert set(re.findall(r"%\(\w+\)s", form)) == set(re.findall(r"%\(\w+\)s", singular))
-    for sentence in SENTENCES:
+    for sentence in (*SENTENCES, *brand.SENTENCES, *parcels.SENTENCES):
         same = {("pl", "E-mail"), ("sl", "Telefon"), ("pl", "VAT")}
         assert told.text(sentence) != sentence or (language, sentence) in same, sentence
 
 
 @pytest.mark.parametrize("language", CODES)
-def test_no_message_holds_a_phrase_we_do_not_use(language: str) -> None:
-    folder = Path(notifier.languages.__file__).parent
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_message_holds_a_phrase_we_do_not_use(kind: str, language: str) -> None:
+    folder = Path(shared.languages.__file__).parent
     phrases = tomllib.loads((folder / "phrases.toml").read_text())[language]
     for sample in samples():
-        shown = preview(KIND, language, sample)
+        shown = preview(kind, language, sample)
         told = f"{shown['subject']} {shown['text']} {said(str(shown['html']))}".lower()
         assert [phrase for phrase in phrases if phrase in told] == []
         assert "!!" not in told

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from order_events import erasure, store
+from order_events import erasure
 from order_events.erasure import ShopErasure
 from shared.bus.postgres import PostgresBus
 from shared.events import TOPICS, Record, email_hash
 from shared.relay import Relay
-from shared.store import Database
+from shared.store import Database, words
 from shared.testing import ADDRESS, MemoryBus, placed_body
 
 from .conftest import Front, Starter, structured
@@ -138,7 +138,7 @@ async def test_a_body_that_the_relay_holds_just_now_is_forgotten_too(front: Fron
 async def test_a_word_is_found_as_a_whole_only(
     front: Front, word: str, text: str, *, found: bool
 ) -> None:
-    pattern = store._words([word], "0-9A-Za-z._-")
+    pattern = words([word], "0-9A-Za-z._-")
     hit = await front.db.fetchval("select encode($1::bytea, 'escape') ~ $2", text.encode(), pattern)
     assert hit is found
 

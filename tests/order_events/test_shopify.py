@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from order_events.adapters import shopify
-from order_events.domain import Delivery, Erase, Once, Scan, Shipment, Snapshot, Unusable
+from order_events.domain import Delivery, Erase, Once, Scan, Shipment, Snapshot
+from shared.errors import Unusable
 from shared.events import OrderCancelled, OrderRefunded
 from shared.shops import parse
 

@@ -1,29 +1,22 @@
-"""Real deliveries, collected by others, read in place: each is translated rightly or set aside.
+"""Real deliveries of shop platforms are translated rightly or set aside.
 
-The collection lies in $AFTERGLOW_VECTORS, else in `shared/vectors` beside the repository. MEANS is the
-one place that says what its words are called here.
+MEANS is the one place that says what the collection's words are called here.
 """
 
 import json
-import os
-from collections.abc import Iterator
-from copy import deepcopy
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from tests import vectors
 
 from order_events.adapters import shopify, woocommerce
-from order_events.domain import Delivery, Once, Scan, Shipment, Snapshot, Statement, Unusable
+from order_events.domain import Delivery, Once, Scan, Shipment, Snapshot, Statement
+from shared.errors import Unusable
 from shared.shops import parse
 
 S = TypeVar("S", bound=Statement)
-FOLDER = Path(
-    os.environ.get("AFTERGLOW_VECTORS")  # noqa: TID251 - names a folder of test data
-    or Path(__file__).parents[3] / "shared" / "vectors"
-)
 PLATFORMS = {"shopify": shopify, "woocommerce": woocommerce}
 SHOP = next(
     iter(
@@ -79,32 +72,14 @@ DIFFERS = {
 }
 
 
-def _entries() -> list[dict[str, Any]]:
-    if not (FOLDER / "index.json").is_file():
-        return []
-    index = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
-    return [entry for entry in index["entries"] if entry["platform"] in PLATFORMS]
-
-
-ENTRIES = _entries()
+ENTRIES = vectors.entries(PLATFORMS)
 SIGNATURES = [entry for entry in ENTRIES if entry["kind"] == "signature"] or [{}]
 PAYLOADS = [entry for entry in ENTRIES if entry["kind"] == "payload"]
-needs_vectors = pytest.mark.skipif(
-    not PAYLOADS, reason=f"no payload collection at {FOLDER} (set AFTERGLOW_VECTORS)"
-)
 
 
 def _read(entry: dict[str, Any], body: bytes | None = None) -> Delivery:
-    body = (FOLDER / entry["file"]).read_bytes() if body is None else body
-    return PLATFORMS[entry["platform"]].read(body, _headers(entry), SHOP)
-
-
-def _name(entry: dict[str, Any]) -> str:
-    return entry.get("file", "none")
-
-
-def _headers(entry: dict[str, Any]) -> dict[str, str]:
-    return {name.lower(): value for name, value in entry.get("headers", {}).items()}
+    body = vectors.body(entry) if body is None else body
+    return PLATFORMS[entry["platform"]].read(body, vectors.headers(entry), SHOP)
 
 
 def _types(statement: Statement) -> set[str]:
@@ -124,8 +99,8 @@ def _slug(name: str | None) -> str | None:
     return "-".join(name.lower().split()) if name else None
 
 
-@needs_vectors
-@pytest.mark.parametrize("entry", PAYLOADS or [{}], ids=_name)
+@vectors.needs_vectors
+@pytest.mark.parametrize("entry", PAYLOADS or [{}], ids=vectors.name)
 def test_each_delivery_is_told_ignored_or_set_aside_as_expected(entry: dict[str, Any]) -> None:
     wanted = entry["expect"]
     reason = DIFFERS.get(entry["file"])
@@ -165,8 +140,8 @@ SCANS = [e for e in PAYLOADS if e["expect"].get("event") == "shipment.status"] o
 REFUNDS = _accepted("refund_id")
 
 
-@needs_vectors
-@pytest.mark.parametrize("entry", ORDERS, ids=_name)
+@vectors.needs_vectors
+@pytest.mark.parametrize("entry", ORDERS, ids=vectors.name)
 def test_an_order_says_who_bought_what_for_how_much(entry: dict[str, Any]) -> None:
     wanted = entry["expect"]
     [snapshot] = _found(entry, Snapshot)
@@ -187,8 +162,8 @@ def test_an_order_says_who_bought_what_for_how_much(entry: dict[str, Any]) -> No
         assert (order.ship_to.country if order.ship_to else None) == wanted["country"]
 
 
-@needs_vectors
-@pytest.mark.parametrize("entry", ORDERS, ids=_name)
+@vectors.needs_vectors
+@pytest.mark.parametrize("entry", ORDERS, ids=vectors.name)
 def test_an_order_says_whether_it_is_placed_paid_or_only_history(entry: dict[str, Any]) -> None:
     wanted = entry["expect"]
     [snapshot] = _found(entry, Snapshot)
@@ -207,8 +182,8 @@ def test_an_order_says_whether_it_is_placed_paid_or_only_history(entry: dict[str
         assert snapshot.data.payment == ORDER_STATE_PAYMENT.get(state, snapshot.data.payment)
 
 
-@needs_vectors
-@pytest.mark.parametrize("entry", PARCELS, ids=_name)
+@vectors.needs_vectors
+@pytest.mark.parametrize("entry", PARCELS, ids=vectors.name)
 def test_each_parcel_is_told_with_its_number_and_carrier(entry: dict[str, Any]) -> None:
     wanted, found = entry["expect"], _found(entry, Shipment)
     parcels = wanted.get("shipments") or [wanted]
@@ -226,8 +201,8 @@ def test_each_parcel_is_told_with_its_number_and_carrier(entry: dict[str, Any]) 
                 assert shipment.data.shipped_at.timestamp() == parcel["shipped_at_unix"]
 
 
-@needs_vectors
-@pytest.mark.parametrize("entry", SCANS, ids=_name)
+@vectors.needs_vectors
+@pytest.mark.parametrize("entry", SCANS, ids=vectors.name)
 def test_a_scan_keeps_its_state_and_time(entry: dict[str, Any]) -> None:
     wanted = entry["expect"]
     [scan] = _found(entry, Scan)
@@ -236,8 +211,8 @@ def test_a_scan_keeps_its_state_and_time(entry: dict[str, Any]) -> None:
     assert scan.data.occurred_at == datetime.fromisoformat(wanted["occurred_at"])
 
 
-@needs_vectors
-@pytest.mark.parametrize("entry", REFUNDS, ids=_name)
+@vectors.needs_vectors
+@pytest.mark.parametrize("entry", REFUNDS, ids=vectors.name)
 def test_a_refund_names_its_amount(entry: dict[str, Any]) -> None:
     wanted = entry["expect"]
     [once] = _found(entry, Once)
@@ -247,56 +222,22 @@ def test_a_refund_names_its_amount(entry: dict[str, Any]) -> None:
     assert once.data.currency == wanted.get("currency", once.data.currency)
 
 
-@needs_vectors
-@pytest.mark.parametrize("entry", SIGNATURES, ids=_name)
+@vectors.needs_vectors
+@pytest.mark.parametrize("entry", SIGNATURES, ids=vectors.name)
 def test_published_signatures_are_told_from_false_ones(entry: dict[str, Any]) -> None:
     adapter = PLATFORMS[entry["platform"]]
-    for case in json.loads((FOLDER / entry["file"]).read_text(encoding="utf-8"))["cases"]:
-        headers = {name.lower(): value for name, value in case["headers"].items()}
-        verified = adapter.verify(case["body_utf8"].encode(), headers, [case["secret"].encode()])
+    for case in vectors.cases(entry):
+        secrets = [case["secret"].encode()]
+        verified = adapter.verify(case["body_utf8"].encode(), case["headers"], secrets)
         assert verified is case["valid"], case["name"]
 
 
 # -- damaged bodies ------------------------------------------------------------------------------
 
-JUNK = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**30), 10**30),
-    st.sampled_from(
-        ["", "0", "-1", "1e999", "x" * 600, "é\u202e🎁", "2026-13-45T99:99:99Z", "a|b c:d"]
-    ),
-    st.sampled_from([[], {}, [[]], [None], {"id": 1}, {"0": {}}, 1.5, -0.001, 99999999999999.99]),
-    st.text(max_size=20).filter(lambda text: "\0" not in text),
-)
-
-
-def _places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        yield (*here, key)
-        if isinstance(inner, dict | list):
-            yield from _places(inner, (*here, key))
-
-
-def _damage(value: Any, data: st.DataObject) -> Any:
-    for _ in range(data.draw(st.integers(1, 3))):
-        places = list(_places(value))
-        if not places:
-            break
-        *path, last = data.draw(st.sampled_from(places))
-        parent = value
-        for step in path:
-            parent = parent[step]
-        if data.draw(st.booleans()):
-            del parent[last]
-        else:
-            parent[last] = deepcopy(data.draw(JUNK))  # the next round may damage it in turn
-    return value
-
 
 def check_damaged(entry: dict[str, Any], body: Any, data: st.DataObject) -> None:
     """Whatever a damaged body becomes is an event that travels, or `Unusable`."""
-    damaged = json.dumps(_damage(body, data)).encode()
+    damaged = json.dumps(vectors.damage(body, data)).encode()
     try:
         delivery = _read(entry, damaged)
     except Unusable:
@@ -308,9 +249,9 @@ def check_damaged(entry: dict[str, Any], body: Any, data: st.DataObject) -> None
             assert kind.model_validate_json(statement.data.model_dump_json()) == statement.data
 
 
-@needs_vectors
+@vectors.needs_vectors
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_damaged_delivery_is_an_event_that_travels_or_is_set_aside(data: st.DataObject) -> None:
     entry = data.draw(st.sampled_from(PAYLOADS))
-    check_damaged(entry, json.loads((FOLDER / entry["file"]).read_bytes()), data)
+    check_damaged(entry, json.loads(vectors.body(entry)), data)

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 SAMPLES = ROOT / "deploy/src/afterglow/demo_files"
-SERVICES = {"order-events": 9001, "notifier": 9004}
+SERVICES = {"order-events": 9001, "tracking": 9002, "notifier": 9004}
 UP_SECONDS = 300
 MAIL_SECONDS = 60
 QUIET_SECONDS = 3
@@ -237,7 +237,8 @@ def test_what_docker_shows_of_containers_and_images_holds_no_secret(stack: Stack
     assert min(map(len, secrets)) >= 32
     assert len(set(secrets)) == len(secrets)
     containers = stack.compose("ps", "-aq").split()
-    shown = run("docker", "inspect", *containers, "afterglow-order-events", "afterglow-notifier")
+    images = [f"afterglow-{service}" for service in SERVICES]
+    shown = run("docker", "inspect", *containers, *images)
     shown += stack.compose("config") + stack.compose("logs", "--no-color")
     assert [n for n, secret in zip(names, secrets, strict=True) if secret in shown] == []
     for service in (*SERVICES, "postgres"):

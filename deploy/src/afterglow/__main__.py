@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from afterglow import demo as demo_play, settings
-from afterglow.console import Operator, connect, print_rows, show_order
+from afterglow.console import NotFound, Operator, connect, print_rows, show_order
 from afterglow.terminal import Interrupted, PrefixedOutput, run_until_interrupted, tell_error
 from afterglow.up import DEFAULT_BASE_PORT, DEFAULT_DATA, Options, running
 from shared import shops
@@ -261,17 +261,27 @@ def dead_discard(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) ->
 @quarantine.command("list")
 @_told
 def quarantine_list(data: Data = DEFAULT_DATA) -> None:
-    """List the newest ones, without their bodies."""
-    told = _operator(data).ask(_ORDER_EVENTS, "GET", "/v1/quarantine")["quarantine"]
-    _print([{k: v for k, v in row.items() if k != "body"} for row in told])
+    """List the newest ones of every service that takes webhooks, without their bodies."""
+    operator, console = _operator(data), Console()
+    for service in operator.internal:
+        try:
+            rows = operator.ask(service, "GET", "/v1/quarantine")["quarantine"]
+        except NotFound:  # it takes none
+            continue
+        console.rule(service)
+        print_rows([{k: v for k, v in row.items() if k != "body"} for row in rows], console)
 
 
 @quarantine.command("replay")
 @_told
-def quarantine_replay(number: Id, data: Data = DEFAULT_DATA) -> None:
+def quarantine_replay(
+    number: Id,
+    service: Annotated[str, typer.Option(help="Which service's list.")] = _ORDER_EVENTS,
+    data: Data = DEFAULT_DATA,
+) -> None:
     """Read one again, when a newer version understands it."""
     path = f"/v1/quarantine/{quote(number, safe='')}/replay"
-    _print(_operator(data).ask(_ORDER_EVENTS, "POST", path))
+    _print(_operator(data).ask(service, "POST", path))
 
 
 def _operator(data: Path) -> Operator:

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from afterglow.children import RunnerError
+from afterglow.parcel_story import ParcelStory, Told
 from afterglow.postgres import Postgres
+from afterglow.stage import Stage
 from afterglow.story import Expected, Story
 from afterglow.terminal import Interrupted, LogFile, run_until_interrupted
 from afterglow.up import DEFAULT_DATA, Options, make_data_folder, running, taken_port
@@ -65,28 +67,35 @@ async def _perform(
     async with running(options, env, log.say, hurry) as run:
         console.print("[green]✓[/] Postgres, the services and the inbox are up")
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
-            story = Story(
+            stage = Stage(
                 run.connection, session, lambda line: console.print(f"[green]✓[/] {line}")
             )
-            orders = await story.play()
+            orders = await Story(stage).play()
+            parcel = await ParcelStory(stage).play()
         if once:
             return
-        _print_links(console, options, run.connection, orders)
+        _print_links(console, options, run.connection, orders, parcel)
         await asyncio.Event().wait()
 
 
 def _print_links(
-    console: Console, options: Options, connection: Mapping[str, Any], orders: list[Expected]
+    console: Console,
+    options: Options,
+    connection: Mapping[str, Any],
+    orders: list[Expected],
+    parcel: Told,
 ) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_row("inbox", connection["inbox"])
+    table.add_row(f"tracking page, {parcel.number}", parcel.page)
     for name, url in connection["internal"].items():
         table.add_row(f"{name}, metrics", f"{url}/metrics")
         table.add_row(f"{name}, ready?", f"{url}/readyz")
-    for order in orders:
-        command = f"{_own_name()} order show {connection['shop']} {order.order_id}"
+    known = [(order.number, order.order_id) for order in orders]
+    for number, order_id in (*known, (parcel.number, parcel.order_id)):
+        command = f"{_own_name()} order show {connection['shop']} {order_id}"
         where = "" if options.data == DEFAULT_DATA else f" --data {options.data}"
-        table.add_row(f"order {order.number}", command + where)
+        table.add_row(f"order {number}", command + where)
     table.add_row("keys, addresses", str(options.data / "demo.json"))
     table.add_row("log", str(options.data / "demo.log"))
     console.print()

@@ -13,6 +13,10 @@ from shared.clock import now
 SHOP = "demo"
 DAY_SECONDS = 5
 _LIVE_SLACK = timedelta(days=30)
+_WEBHOOKS = (
+    "shopify", "woocommerce",
+    "aftership", "easypost", "shippo", "seventeentrack", "shipengine", "sendcloud",
+)  # fmt: skip
 _FILES = Path(__file__).parent / "demo_files"
 
 
@@ -43,16 +47,25 @@ def kept_secret(folder: Path, name: str) -> str:
 
 
 def make_demo_shop(folder: Path) -> DemoShop:
-    """Write the demo's files into `folder`, unless an earlier run did; its data stays usable."""
+    """Write the demo's files into `folder`, unless an earlier run of this version did.
+
+    Secrets are kept, so the data of an earlier version stays usable.
+    """
     api_key = kept_secret(folder, "api_key")
-    webhook_secrets = {name: kept_secret(folder, name) for name in ("shopify", "woocommerce")}
+    webhook_secrets = {name: kept_secret(folder, name) for name in _WEBHOOKS}
     shops, products = folder / "shops.toml", folder / "products.toml"
     digest = sha256(api_key.encode()).hexdigest()
-    if not shops.exists() or digest not in shops.read_text(encoding="utf-8"):
+    template = (_FILES / "shops.toml").read_text(encoding="utf-8")
+    version = sha256(template.encode()).hexdigest()[:8]
+    known = shops.read_text(encoding="utf-8") if shops.exists() else ""
+    if digest not in known or f"(version {version})" not in known:
         live_from = (now() - _LIVE_SLACK).isoformat(timespec="seconds")
-        text = Template((_FILES / "shops.toml").read_text(encoding="utf-8"))
-        filled = text.substitute(live_from=live_from, api_key_hash=digest)
-        shops.write_text(filled, encoding="utf-8")
+        shops.write_text(
+            Template(template).substitute(
+                live_from=live_from, api_key_hash=digest, version=version
+            ),
+            encoding="utf-8",
+        )
     if not products.exists():
         products.write_bytes((_FILES / "products.toml").read_bytes())
     return DemoShop(shops, products, api_key, webhook_secrets)

@@ -3,7 +3,11 @@
 import os
 from collections.abc import Mapping
 
-_DEFAULT_INTERNAL = "order-events=http://127.0.0.1:9001,notifier=http://127.0.0.1:9004"
+_DEFAULT_INTERNAL = (
+    "order-events=http://127.0.0.1:9001,"
+    "tracking=http://127.0.0.1:9002,"
+    "notifier=http://127.0.0.1:9004"
+)
 
 
 def environment() -> dict[str, str]:

@@ -41,7 +41,11 @@ class Service:
     place: int
 
 
-SERVICES = (Service("order-events", "order_events", 1), Service("notifier", "notifier", 4))
+SERVICES = (
+    Service("order-events", "order_events", 1),
+    Service("tracking", "tracking", 2),
+    Service("notifier", "notifier", 4),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ AfterglowError
 ├── Retry            transient: the same call may work later
 │   └── BusUnavailable
 ├── GiveUp           permanent: the same call never works
+│   └── Unusable     a signed delivery that nobody understands: quarantine it
 ├── UnknownType      an event type this version does not know: count it, skip it
 ├── Malformed        bytes that are no event of ours: keep them as a dead event
 └── Refused          an HTTP answer to a caller who sent something wrong
@@ -30,6 +31,10 @@ class BusUnavailable(Retry):
 
 class GiveUp(AfterglowError):
     """The other side will never do this; the message says why."""
+
+
+class Unusable(GiveUp):
+    """A signed delivery that cannot be understood; it is quarantined with this reason."""
 
 
 class UnknownType(AfterglowError):

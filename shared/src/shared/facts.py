@@ -18,12 +18,26 @@ of arrival.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from shared.events import Event, EventData, OrderCancelled, OrderDelayed
+from shared.events import (
+    DateRange,
+    Event,
+    EventData,
+    OrderCancelled,
+    OrderDelayed,
+    OrderPlaced,
+    ParcelDelivered,
+    ShipmentDelayed,
+    ShipmentDelayUpdate,
+    ShipmentRecovered,
+    ShipmentStatusChanged,
+    rfc3339,
+)
+from shared.events.outcomes import DelayFact
 
 MAX_FACTS: Final = 200
 
@@ -132,17 +146,58 @@ def of(event: Event, *, raw_at: str | None = None) -> Fact:
     `raw_at` is the time its sender gave, where that could not be believed.
     """
     data = event.data
-    moved = data.promise if isinstance(data, OrderDelayed) else None
+    reads = _READS.get(type(data))
     return fact(
         event.type,
         event.time,
         event.id,
         day="precision" in _fields(type(data)) and getattr(data, "precision", None) == "day",
         subject=subject_of(data) or None,
-        partial=(isinstance(data, OrderCancelled) and bool(data.items)) or None,
-        promise=f"{moved.from_}/{moved.to}" if moved else None,
         raw_at=raw_at,
+        **(reads(data) if reads else {}),
     )
+
+
+def _days(said: DateRange | None) -> str | None:
+    return f"{said.from_}/{said.to}" if said else None
+
+
+def _promised(data: Any) -> dict[str, Any]:
+    return {"promise": _days(data.promise)}
+
+
+def _cancelled(data: Any) -> dict[str, Any]:
+    return {"partial": bool(data.items) or None}
+
+
+def _status(data: Any) -> dict[str, Any]:
+    return {"state": data.state, "reason": data.reason, "action": data.action_required or None}
+
+
+def _delay(data: DelayFact) -> dict[str, Any]:
+    """Read one of a delay's facts; `old` and `new` are "from/to", times are RFC 3339 texts."""
+    named = {name: getattr(data, name, None) for name in ("cause", "round")}
+    next_contact, detected = data.next_contact_at, data.detected_at
+    return named | {
+        "episode": data.episode,
+        "old": _days(getattr(data, "old", None)),
+        "new": _days(getattr(data, "new", None)),
+        "next": rfc3339(next_contact) if next_contact else None,
+        "detected": rfc3339(detected) if detected else None,
+    }
+
+
+_READS: Final[Mapping[type[EventData], Callable[[Any], dict[str, Any]]]] = {
+    OrderPlaced: _promised,
+    OrderDelayed: _promised,
+    OrderCancelled: _cancelled,
+    ShipmentStatusChanged: _status,
+    ShipmentDelayed: _delay,
+    ShipmentDelayUpdate: _delay,
+    ShipmentRecovered: _delay,
+    ParcelDelivered: lambda data: {"how": data.how},
+}
+"""What the folds read of a body, beside which part of the order it is about."""
 
 
 def subject_of(data: EventData) -> str:

@@ -21,6 +21,11 @@ POINTS = frozenset(
         "rl.after_commit",
         "co.before_commit",  # consumer: state and journal written, not committed
         "co.after_commit",  # committed, the offset is not
+        "tr.before_commit",  # tracking: scans of a request are folded and written, not committed
+        "tr.after_commit",  # committed, the caller has no answer yet
+        "sw.before_commit",  # sweep: what came due is written, not committed
+        "sw.after_commit",
+        "wa.after_call",  # watch: the aggregator has answered, nothing is recorded
         "di.after_claim",  # dispatcher: rows claimed, nothing sent
         "di.before_mark",  # the body is written to the server, the mark is not asked for
         "di.after_mark",  # the durable mark is on disk, the dot is not written

@@ -29,6 +29,35 @@ EVENTS_ACCEPTED = Counter(
 SCANS_UNMAPPED = Counter(
     "afterglow_scans_unmapped_total", "Scans whose status word has no state of ours.", ["source"]
 )
+SCANS = Counter(
+    "afterglow_scans_total",
+    "Scans taken, by who said them: new, duplicate, or kept for a parcel nobody has told us of yet.",
+    ["source", "outcome"],
+)
+PARCELS = Gauge("afterglow_parcels", "Parcels under way, by state.", ["state"])
+DELAYS_OPEN = Gauge(
+    "afterglow_delay_episodes_open", "Delays that are not over.", ["cause", "carrier"]
+)
+DELAYS = Counter("afterglow_delays_total", "Delay episodes: opened, moved, recovered.", ["outcome"])
+NOTICE_LEAD = Histogram(
+    "afterglow_delay_notice_lead_hours",
+    "From a delay's first notice to the end of the promised day; below zero: told too late.",
+    ["cause"],
+    buckets=(-48, -24, -12, -6, 0, 3, 6, 12, 24, 48, 96, 168),
+)
+NEXT_CONTACT = Counter(
+    "afterglow_next_contact_total", "Stated next-contact times: kept or missed.", ["outcome"]
+)
+PROMISES = Counter(
+    "afterglow_promises_total",
+    "Promised days of delivered parcels: kept or missed.",
+    ["carrier", "outcome"],
+)
+REGISTRATIONS = Counter(
+    "afterglow_watch_calls_total",
+    "Calls to aggregators, by what for (register, ask) and outcome.",
+    ["provider", "call", "outcome"],
+)
 EVENTS_PUBLISHED = Counter(
     "afterglow_events_published_total", "Events handed to the bus.", ["service", "topic"]
 )

@@ -5,6 +5,7 @@ commit together. SQL of a service stands in that service's store.py; here stands
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -263,6 +264,19 @@ async def lock_relay(tx: Tx, *, wait: bool) -> bool:
         await tx.execute(f"select pg_advisory_xact_lock{keys}")
         return True
     return bool(await tx.fetchval(f"select pg_try_advisory_xact_lock{keys}"))
+
+
+def words(texts: Sequence[str], inside: str) -> str | None:
+    """Return a pattern that finds one of these texts, not as a part of a longer word; None for no text.
+
+    It is for text that `encode(…, 'escape')` made of bytes.
+    """
+    written = [
+        "".join(chr(b) if b < 128 else f"\\{b:03o}" for b in t.replace("\\", "\\\\").encode())  # noqa: PLR2004 - ASCII
+        for t in texts
+    ]
+    one_of = "|".join(re.escape(w) for w in written)
+    return f"(?<![{inside}])(?:{one_of})(?!\\.?[0-9A-Za-z_-])" if written else None
 
 
 async def in_steps(db: Database, sql: str) -> None:

@@ -184,10 +184,16 @@ class MemoryBus:
         """Return a member of the group; it joins with its first poll."""
         return MemorySubscription(self, group, topics)
 
-    async def erase(self, tx: Tx | None, keys: Sequence[str]) -> None:  # noqa: ARG002
-        """Take the body away from all records of these keys."""
-        for log in self.log.values():
-            log[:] = [replace(r, value=None) if r.key in keys else r for r in log]
+    async def erase(
+        self,
+        tx: Tx | None,  # noqa: ARG002
+        keys: Sequence[str],
+        topics: Sequence[str] | None = None,
+    ) -> None:
+        """Take the body away from the records of these keys."""
+        for (topic, _), log in self.log.items():
+            if topics is None or topic in topics:
+                log[:] = [replace(r, value=None) if r.key in keys else r for r in log]
 
     async def wake(self) -> None:
         """Let the waiting polls look again."""

@@ -11,7 +11,8 @@ from shared.service import Service, parts
 from shared.settings import environment
 from shared.shops import load
 
-TOPICS = ("orders",)
+TOPICS = ("orders", "shipments", "deliveries")
+REAL_DAY_SECONDS = 86_400
 OPEN_STATES = ("pending", "claimed", "dispatching", "unknown")
 
 
@@ -21,7 +22,8 @@ def create_app(settings: Settings) -> Service:
     shops = load(settings.shops_file, settings.products_file, environment())
     renderer = Renderer(shops.products)
     dispatcher = Dispatcher(db, shops, renderer, settings)
-    notifier = Notifier(shops, settings.link_keys[0].get_secret_value().encode())
+    secret = settings.link_keys[0].get_secret_value().encode()
+    notifier = Notifier(shops, secret, real_days=settings.day_seconds == REAL_DAY_SECONDS)
 
     def committed() -> None:
         dispatcher.wake()

@@ -15,6 +15,7 @@ import structlog
 
 from notifier import domain, store
 from notifier.adapters.mime import Mail, build
+from notifier.adapters.parcels import news
 from notifier.adapters.render import Renderer
 from notifier.adapters.smtp import Connection, Endpoint, RouteFault, Timeouts
 from notifier.handlers import outcome_event
@@ -29,6 +30,7 @@ from shared.events import email_hash
 from shared.failpoints import failpoint
 from shared.life import Life
 from shared.observability import EVENT_TO_ACCEPTED, MESSAGES, SMTP_OUTCOMES
+from shared.security import Links
 from shared.shops import Shop, Shops
 from shared.store import Database, is_transient
 
@@ -54,6 +56,8 @@ class Dispatcher:
         self.owner: UUID = uuid4()
         self.journal = Journal(db, self.owner)
         self._endpoint = Endpoint.parse(settings.smtp_url.get_secret_value())
+        self._links = Links(settings.link_keys)
+        self._track_url = settings.track_url or settings.public_url
         self._timeouts = Timeouts(dot_seconds=settings.smtp_reply_seconds)
         self._route = Route()
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
@@ -239,7 +243,7 @@ class Dispatcher:
         """Offer one message; whatever happens ends as a result."""
         shop = self._shops.get(job.shop)
         order = orjson.loads(job.snapshot or "{}")
-        address: str | None = (order.get("customer") or {}).get("email")
+        address: str | None = domain.reader(order, job.role).get("email")
         refusal = "unknown_shop" if shop is None else domain.admit(shop, job.kind, address)
         if refusal or job.suppressed_by:
             return Result(job, "suppressed", refusal or job.suppressed_by)
@@ -285,13 +289,23 @@ class Dispatcher:
 
     def _mail(self, job: Job, shop: Shop, order: dict[str, Any]) -> Mail:
         self._renderer.products = self._shops.products
+        reader = domain.reader(order, job.role)
+        told: dict[str, Any] = (
+            news(job, job.facts, job.parcels, shop.zone) if job.facts is not None else {}
+        )
+        role = "recipient" if reader is order.get("recipient") else "buyer"
+        track = f"{self._track_url}/t/{self._links.token('track', job.shop, job.order_id)}"
         content = self._renderer.render(
-            job.kind, order=order, shop=shop, links={}, facts={"role": job.role}
+            job.kind,
+            order=order,
+            shop=shop,
+            links={"track": track} if job.parcels or told else {},
+            facts=told | {"role": role},
         )
         return Mail(
             kind=job.kind,
             sender=(shop.sender.name, shop.sender.address),
-            recipient=(order["customer"].get("name") or "", order["customer"]["email"]),
+            recipient=(reader.get("name") or "", reader["email"]),
             reply_to=shop.reply_to,
             content=content,
             message_id=job.message_id,

@@ -1,9 +1,10 @@
 """Composition root: which part talks to which."""
 
-from order_events import api, domain, store
+from order_events import api, store
 from order_events.erasure import ShopErasure
 from order_events.handlers import Orders
 from order_events.settings import Settings
+from shared import calendars
 from shared.consumer import Consumer
 from shared.group_commit import GroupCommit
 from shared.service import Service, parts
@@ -13,7 +14,7 @@ from shared.shops import load
 
 def create_app(settings: Settings) -> Service:
     """Build the service; nothing connects or starts before it runs."""
-    domain.prepare()
+    calendars.prepare()
     db, bus, relay = parts("order_events", settings)
     shops = load(settings.shops_file, settings.products_file, environment())
     orders = Orders(db, bus, shops, relay.wake)

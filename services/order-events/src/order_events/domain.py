@@ -1,16 +1,15 @@
 """What a delivery said, and what that makes of an order: pure rules, no I/O."""
 
 import hashlib
-from collections.abc import Container, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
-from holidays import country_holidays
 
+from shared.calendars import WorkingDays
 from shared.events import (
     EventData,
     OrderDelayed,
@@ -91,10 +90,6 @@ class Delivery:
     order_id: str | None
     statements: tuple[Statement, ...]
     ignored: str | None = None
-
-
-class Unusable(Exception):
-    """A signed delivery that cannot be understood; it is quarantined with this reason."""
 
 
 # ---------------------------------------------------------------- what an order has been told
@@ -325,54 +320,17 @@ def promised_days(
     return _span(
         placed.date() + timedelta(days=1 if late else 0),
         (calendar.handling_days, *stated.days),
-        calendar.weekday_numbers,
-        (calendar.holidays, country),
-        calendar.closed,
+        calendar.working_days(country),
     )
 
 
 @lru_cache(4096)  # the orders of a day have few destinations and methods
-def _span(
-    day: date,
-    counts: tuple[int, int, int],
-    working: frozenset[int],
-    countries: tuple[str | None, ...],
-    closed_days: tuple[date, ...],
-) -> Promise:
+def _span(day: date, counts: tuple[int, int, int], working: WorkingDays) -> Promise:
     """Return the promise of an order of this day: `counts` are working days until it leaves, under way."""
-    closed = (*_holidays(*countries), frozenset(closed_days))
     handling, *under_way = counts
-    leaves = _forward(_forward(day, 0, working, closed), handling, working, closed)
-    first, last = (_forward(leaves, days, working, closed) for days in under_way)
+    leaves = working.forward(working.forward(day), handling)
+    first, last = (working.forward(leaves, days) for days in under_way)
     return Promise.model_validate({"from": first, "to": last, "source": "method"})
-
-
-def _forward(
-    day: date, count: int, working: frozenset[int], closed: Sequence[Container[date]]
-) -> date:
-    """Move on by so many working days, first of all onto one; weekdays are 0 (Monday) to 6."""
-    while True:
-        if day.weekday() in working and not any(day in days for days in closed):
-            if count == 0:
-                return day
-            count -= 1
-        day += timedelta(days=1)
-
-
-def prepare() -> None:
-    """Load what all calendars share, once at the start: the first order would wait a third of a second."""
-    _holidays("DE")
-
-
-@cache
-def _holidays(*countries: str | None) -> tuple[Container[date], ...]:
-    """Return the public holidays of these countries, made year by year as they are asked for."""
-    known = []
-    for code in sorted({c for c in countries if c}):
-        name, _, region = code.partition("-")
-        with suppress(RuntimeError):  # a country without a calendar: every weekday is a working day
-            known.append(country_holidays(name, subdiv=region or None))
-    return tuple(known)
 
 
 # ---------------------------------------------------------------- the fold

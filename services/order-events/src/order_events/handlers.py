@@ -9,7 +9,7 @@ from uuid import UUID
 
 from order_events import domain, erasure, store
 from order_events.domain import Erase, Order, Scan, Shipment, Snapshot
-from order_events.store import Claim, Received
+from order_events.store import Claim
 from shared import facts
 from shared.bus import Bus
 from shared.errors import GiveUp, Refused, Retry
@@ -26,6 +26,7 @@ from shared.failpoints import failpoint
 from shared.observability import EVENTS_ACCEPTED, SCANS_UNMAPPED, WEBHOOKS
 from shared.shops import Shop, Shops
 from shared.store import CONTENTION, Database, Tx
+from shared.webhook_log import Received
 
 RACES_MAX = (
     5  # so often may another replica make the same new order first, or lock in another order
@@ -165,7 +166,7 @@ class Orders:
         await store.save_orders(tx, batch.orders.values())
         await tx.publish(batch.events[batch.published :])
         batch.published = len(batch.events)
-        await store.save_webhooks(tx, batch.webhooks)
+        await store.webhooks.save(tx, batch.webhooks)
         batch.webhooks = []
 
     async def _one(self, tx: Tx, batch: _Batch, item: Item) -> Answer | Exception:

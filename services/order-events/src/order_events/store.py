@@ -12,12 +12,14 @@ import orjson
 from order_events.domain import Order
 from shared import facts
 from shared.errors import Retry
-from shared.store import PERSONAL_DAYS, Database, Tx, in_steps
+from shared.store import PERSONAL_DAYS, Database, Tx, in_steps, words
+from shared.webhook_log import WebhookLog
 
 Key = tuple[str, str]
 
 IDEMPOTENCY_DAYS = 30
-WEBHOOK_LOG_DAYS = 90
+
+webhooks = WebhookLog("order_id")
 
 
 async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, Order]]:
@@ -154,39 +156,6 @@ async def release_keys(tx: Tx, claims: Sequence[Claim]) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What became of one webhook delivery. The body is kept only where somebody must look at it."""
-
-    shop: str
-    source: str
-    topic: str
-    delivery_id: str | None
-    order_id: str | None
-    outcome: str  # accepted, duplicate, history, ignored, quarantined, replayed
-    reason: str | None
-    body: bytes | None = None
-
-
-async def save_webhooks(tx: Tx, rows: Sequence[Received]) -> None:
-    """Log deliveries with their outcome."""
-    if not rows:
-        return
-    await tx.execute(
-        """insert into webhooks (shop, source, topic, delivery_id, order_id, outcome, reason, body)
-           select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                                $7::text[], $8::bytea[])""",
-        [r.shop for r in rows],
-        [r.source for r in rows],
-        [r.topic for r in rows],
-        [r.delivery_id for r in rows],
-        [r.order_id for r in rows],
-        [r.outcome for r in rows],
-        [r.reason for r in rows],
-        [r.body for r in rows],
-    )
-
-
 async def tombstones(tx: Tx, hashes: Sequence[tuple[str, str]]) -> dict[Key, datetime]:
     """Return when these addresses were erased, by (shop, hash of the address)."""
     if not hashes:
@@ -275,8 +244,8 @@ async def erase_unread(
     is mostly known; where it is not, its id must stand in the body as a whole word: a body is the only
     copy of what was acknowledged.
     """
-    names_order = _words(order_ids, r"0-9A-Za-z._-")
-    names_address = _words(addresses, r"0-9A-Za-z.+_-")
+    names_order = words(order_ids, r"0-9A-Za-z._-")
+    names_address = words(addresses, r"0-9A-Za-z.+_-")
     await tx.execute(
         """update webhooks set body = null
            where shop = $1 and outcome = 'quarantined' and body is not null
@@ -308,19 +277,6 @@ async def erase_all_unread(tx: Tx, shop: str) -> None:
     )
 
 
-def _words(texts: Sequence[str], inside: str) -> str | None:
-    """Return a pattern that finds one of these texts, not as a part of a longer word; None for no text.
-
-    It is for text that `encode(…, 'escape')` made of bytes.
-    """
-    written = [
-        "".join(chr(b) if b < 128 else f"\\{b:03o}" for b in t.replace("\\", "\\\\").encode())  # noqa: PLR2004 - ASCII
-        for t in texts
-    ]
-    one_of = "|".join(re.escape(w) for w in written)
-    return f"(?<![{inside}])(?:{one_of})(?!\\.?[0-9A-Za-z_-])" if written else None
-
-
 async def forget_old(db: Database) -> None:
     """Forget what is personal 180 days after an order's last event, and logs that served their time."""
     await in_steps(
@@ -334,48 +290,11 @@ async def forget_old(db: Database) -> None:
         f"""delete from idempotency where ctid = any(array(select ctid from idempotency
               where created_at < now() - interval '{IDEMPOTENCY_DAYS} days' limit 5000))""",
     )
-    await in_steps(
-        db,
-        f"""delete from webhooks where ctid = any(array(select ctid from webhooks
-              where received_at < now() - interval '{WEBHOOK_LOG_DAYS} days' limit 5000))""",
-    )
+    await webhooks.forget_old(db)
 
 
 async def find_order(db: Database, shop: str, order_id: str) -> Any:
     """Return an order's row, or None."""
     return await db.fetchrow(
         "select * from orders where shop = $1 and order_id = $2", shop, order_id
-    )
-
-
-async def find_webhooks(db: Database, shop: str, order_id: str) -> list[Any]:
-    """Return the newest deliveries about an order, without their bodies."""
-    return await db.fetch(
-        """select id, source, topic, delivery_id, outcome, reason, received_at from webhooks
-           where shop = $1 and order_id = $2 order by id desc limit 200""",
-        shop,
-        order_id,
-    )
-
-
-async def find_quarantined(db: Database, number: int) -> Any:
-    """Return one delivery that was not understood and whose body is still there, or None."""
-    return await db.fetchrow(
-        """select id, shop, source, topic, body from webhooks
-           where id = $1 and outcome = 'quarantined' and body is not null""",
-        number,
-    )
-
-
-async def settle_quarantined(db: Database, number: int) -> None:
-    """Close a delivery that was understood in the end: what it said stands elsewhere now."""
-    await db.execute("update webhooks set outcome = 'replayed', body = null where id = $1", number)
-
-
-async def find_quarantine(db: Database) -> list[Any]:
-    """Return the newest deliveries that were signed and not understood."""
-    return await db.fetch(
-        """select id, shop, source, topic, delivery_id, order_id, reason, received_at,
-                  body from webhooks
-           where outcome = 'quarantined' order by id desc limit 200"""
     )

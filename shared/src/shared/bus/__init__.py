@@ -60,8 +60,14 @@ class Bus(Protocol):
     async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
         """Join a consumer group."""
 
-    async def erase(self, tx: Tx, keys: Sequence[str]) -> None:
-        """Blank the stored bodies of these keys, where the bus can; a broker's retention does the rest."""
+    async def erase(
+        self, tx: Tx, keys: Sequence[str], topics: Sequence[str] | None = None
+    ) -> None:
+        """Blank the stored bodies of these keys, where the bus can; a broker's retention does the rest.
+
+        `topics` are those whose records the caller may blank: others may stand there, unread, that are
+        newer than what is to be forgotten. None means all.
+        """
 
 
 def refusal(record: Record) -> str | None:

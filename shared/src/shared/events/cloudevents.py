@@ -270,14 +270,15 @@ def from_bare(
     *,
     allowed: frozenset[str],
     time: str | None = None,
+    index: int | None = None,
 ) -> Inbound:
     """Read bare data, whose type stands in the address.
 
     Its time is the header `CE-Time` (`time` here) or else the body's own: `placed_at`, `revision`,
-    `shipped_at` or `at`. Raises Refused as `from_http` does.
+    `shipped_at`, `occurred_at` or `at`. Raises Refused as `from_http` does.
     """
-    body_type = _allowed_type(type, allowed, None)
-    data = _validated(body_type, obj, prefix="", index=None)
+    body_type = _allowed_type(type, allowed, index)
+    data = _validated(body_type, obj, prefix="", index=index)
     stated = data.happened_at if time is None else _Envelope({}, None).time("CE-Time", time)
     if stated is None:
         raise Refused(

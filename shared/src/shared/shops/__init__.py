@@ -15,6 +15,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import AfterglowError
+from shared.shops.delays import Delays, Thresholds
 from shared.shops.model import (
     KINDS,
     Brand,
@@ -218,6 +219,7 @@ __all__ = [
     "Calendar",
     "Compensation",
     "CompensationRule",
+    "Delays",
     "Followups",
     "Kind",
     "Mode",
@@ -231,6 +233,7 @@ __all__ = [
     "Shops",
     "ShopsInvalid",
     "Support",
+    "Thresholds",
     "WebhookSource",
     "in_language",
     "load",

@@ -25,7 +25,9 @@ from pydantic import (
     model_validator,
 )
 
+from shared.calendars import WorkingDays
 from shared.defaults import DEFAULT_SECRETS
+from shared.shops.delays import Delays
 
 Mode = Literal["shadow", "allowlist", "live"]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -170,7 +172,12 @@ class Brand(_Table):
 
 
 class Webhook(_Table):
-    """The secrets one source signs with: two while one is rotated."""
+    """The secrets one source signs with: two while one is rotated.
+
+    Where a source does not sign (Shippo until it is asked to, ShipEngine), a secret `token:…` of at least
+    16 more characters is taken instead from the webhook's address, `?token=…`. ShipEngine signs with its
+    own key: the secret is then a `file:` with the JWK Set or the PEM public key that it publishes.
+    """
 
     secrets: tuple[Secret, ...]
 
@@ -207,6 +214,11 @@ class Calendar(_Table):
     def weekday_numbers(self) -> frozenset[int]:
         """The working weekdays as `date.weekday()` counts them, Monday 0."""
         return frozenset(get_args(Weekday).index(day) for day in self.weekdays)
+
+    def working_days(self, *countries: str | None) -> WorkingDays:
+        """Return the days on which parcels move, without the public holidays of these countries either."""
+        named = {c for c in (self.holidays, *countries) if c}
+        return WorkingDays(self.weekday_numbers, tuple(sorted(named)), frozenset(self.closed))
 
 
 _MONDAY_TO_FRIDAY: Final = Calendar()
@@ -318,6 +330,7 @@ class Shop(_Table):
     calendars: dict[str, Calendar] = Field(default_factory=dict)
     promises: tuple[Promise, ...] = ()
     assume_delivered_days: int | None = Field(default=None, ge=1, le=120)
+    delays: Delays = Field(default_factory=Delays)
 
     quiet_hours: QuietHours | None = None
     kinds_off: frozenset[Kind] = frozenset()
@@ -344,6 +357,15 @@ class Shop(_Table):
         unknown = {p.calendar for p in self.promises} - {"default", *self.calendars}
         if unknown:
             raise ValueError(f"promises name a calendar that is not there: {min(unknown)}")
+        named = {
+            "delays": self.delays,
+            **{f"delays.carriers.{name}": own for name, own in self.delays.carriers.items()},
+        }
+        for where, rules in named.items():
+            if rules.calendar not in {None, "default", *self.calendars}:
+                raise ValueError(
+                    f"{where}.calendar names a calendar that is not there: {rules.calendar}"
+                )
         return self
 
     @cached_property

@@ -19,12 +19,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import _escape_inner, escape  # type: ignore[attr-defined]  # no public name
 from mjml import mjml2html
 
-from notifier.languages import CODES, Language, load
+from notifier.languages import load
 from shared.errors import GiveUp
+from shared.languages import CODES, Language
 
 FOLDER = Path(__file__).parent.parent / "templates"
 Fill = Callable[[dict[str, Any]], str]
 
+_INCLUDE = re.compile(r"\{% include \"([\w/]+\.\w+)\" %\}(\n?)")
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 _NOWRAP_MAX = 28  # longer would push a 360 px screen sideways; such a value may break anywhere
 # An attribute value that begins with a placeholder instead of a quote can be broken out of.
@@ -149,7 +151,16 @@ def nowrap(value: str) -> str:
 
 
 def _read(path: Path) -> str:
-    source = path.read_text(encoding="utf-8")
+    """Return a template's source; `{% include "name" %}` stands for the file of that name, whole.
+
+    Within a line it stands for the file without its last line end.
+    """
+
+    def included(found: re.Match[str]) -> str:
+        source = _read(FOLDER / found[1])
+        return source if found[2] else source.rstrip("\n")
+
+    source = _INCLUDE.sub(included, path.read_text(encoding="utf-8"))
     for fault in lint(source) if path.suffix == ".mjml" else ():
         raise GiveUp(f"{path.name}: {fault}")
     return source

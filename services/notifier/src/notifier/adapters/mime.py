@@ -16,8 +16,8 @@ from typing import Final
 import idna
 
 from notifier.adapters.render import Content
-from notifier.adapters.wording import clean
 from shared.errors import GiveUp
+from shared.languages.brand import clean
 
 LINE_MAX: Final = 998  # octets between two CRLF, RFC 5322 2.1.1
 _HEADER_TEXT_MAX = 66  # ASCII header text that stays on one line beside its name

@@ -14,21 +14,23 @@ from typing import Any
 from jinja2 import TemplateError
 
 from notifier.adapters.compiler import FOLDER, compile_all
+from notifier.adapters.parcels import as_parcel, parcel_values, return_by
 from notifier.adapters.wording import (
     ProductValues,
     Values,
     order_values,
     product_values,
-    shop_values,
 )
-from notifier.languages import CODES, Language, choose
 from shared.errors import GiveUp
+from shared.languages import CODES, Language, choose
+from shared.languages.brand import shop_values
 from shared.shops import Products, Shop, parse
 
 SUBJECT_MAX = 70
 _KEPT_MAX = (
     1024  # shops (old ones after a reload included) and SKUs remembered before starting over
 )
+_ABOUT_ORDER = frozenset({"order_confirmed"})  # all other kinds are about a parcel or its delay
 _SAMPLES = FOLDER / "samples"
 
 
@@ -82,7 +84,8 @@ class Renderer:
         """Render one message from the stored body of order.placed.
 
         `links` may hold `track` (only once there is a parcel). `facts` may hold `next_contact_at`
-        and `return_by` (ISO), `role` ("recipient" never sees prices). Raises `GiveUp` for an unknown
+        and `return_by` (ISO), `role` ("recipient" never sees prices), and for messages about a parcel
+        what `adapters.parcels.news` returns. Raises `GiveUp` for an unknown
         kind or an order that cannot be put into words; the reason holds no value of the order.
         """
         code = choose(_locale(order, facts), shop.locale)
@@ -91,9 +94,13 @@ class Renderer:
             raise GiveUp(f"no template for {kind}")
         language = compiled.language
         try:
-            values = self._of_shop(shop, language) | order_values(
-                order, language, shop, self._find, links, facts
-            )
+            values = self._of_shop(shop, language)
+            if kind not in _ABOUT_ORDER:
+                values = values | parcel_values(kind, order, facts, language, shop)
+                order = as_parcel(kind, order, facts, shop)
+                if kind == "delivered":
+                    facts = {**facts, "return_by": return_by(facts, shop)}
+            values = values | order_values(order, language, shop, self._find, links, facts)
         except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
             raise GiveUp(f"order cannot be put into words: {type(error).__name__}") from error
         try:
@@ -141,6 +148,8 @@ def preview(kind: str, language: str, sample: str) -> dict[str, str | bytes]:
     told = json.loads(path.read_text(encoding="utf-8"))
     order = told["order"]
     order["customer"] = {**(order.get("customer") or {}), "locale": language}
+    if order.get("recipient"):
+        order["recipient"] = {**order["recipient"], "locale": language}
     products = (_SAMPLES / "products.toml").read_text(encoding="utf-8")
     shops = parse((_SAMPLES / "shops.toml").read_text(encoding="utf-8"), products)
     shop = shops.get(told["shop"])

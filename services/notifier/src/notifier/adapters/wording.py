@@ -4,57 +4,29 @@ Everything absent is an empty string, zero or an empty tuple, so that a template
 whole line. Nothing here escapes: the HTML environment does.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from notifier.languages import Language, local_day, multiply
-from shared.shops import Product, Shop, in_language
+from notifier.languages import multiply
+from shared.languages import Language, local_day
+from shared.languages.brand import clean, safe_url, wording
+from shared.shops import Product, Shop
 
 Values = dict[str, Any]
 ProductValues = tuple[str, int, int, int]  # strength, warranty in years, in months, return days
 Find = Callable[[str | None, Language], ProductValues]  # what is known about a SKU
 
 _GREETING_MAX = 40
-_JOINERS = "\u200c\u200d"  # inside emoji and Persian words; every other format character goes
-# Absolute http(s) with a plain host: no user part, no quotes, blanks or control characters.
-_URL = re.compile(
-    r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?(?:[/?#][!#-;=?-~]*)?"
-)
 _CITY_FIRST = frozenset({"US", "CA", "AU", "GB", "IE", "NZ", "IN"})
-_DARK, _LIGHT = "#111418", "#ffffff"
-_READABLE = 0.179  # relative luminance at which black and white text contrast equally (WCAG 2)
 # What this module itself puts into words; every catalogue must know them.
-SENTENCES = (
-    *("Phone", "E-mail", "Hours", "Expected reply time", "Warranty"),
-    *("Questions and answers", "Chat", "Messenger", "Our shops", "VAT", "tax", "Quantity"),
-)
+SENTENCES = ("VAT", "tax", "Quantity")
 _NO_TOTALS: Values = {
     **dict.fromkeys(("total", "goods", "shipping", "discount", "tax", "tax_name"), ""),
     "shipping_free": False,
     "tax_included": True,
 }
 _TAX_IS_NOT_VAT = frozenset({"US", "CA", "JP", "AU", "NZ", "SG", "IN", "MY"})
-
-
-def clean(text: str | None) -> str:
-    """Return one printable line: no control, no bidi or zero-width characters, no lone surrogates."""
-    if not text:
-        return ""
-    if text.isprintable():
-        return text.strip()
-    kept = (
-        " " if character.isspace() else character
-        for character in text
-        if character.isprintable() or character.isspace() or character in _JOINERS
-    )
-    return " ".join("".join(kept).split(" ")).strip()
-
-
-def safe_url(url: str | None) -> str:
-    """Return an absolute http(s) address, or nothing: never `javascript:`, never a user part."""
-    return url if url and _URL.fullmatch(url) else ""
 
 
 def order_values(
@@ -221,72 +193,9 @@ def product_values(product: Product | None, language: Language) -> ProductValues
     months = product.warranty_months or 0
     years, rest = divmod(months, 12)
     warranty = (0, months) if rest else (years, 0)
-    return _in(product.strength, language), *warranty, product.return_days or 0
+    return wording(product.strength, language), *warranty, product.return_days or 0
 
 
 def _return_days(shop: Shop) -> int:
     returns = shop.support.returns
     return (returns.days or 0) if returns else 0
-
-
-def _in(texts: Mapping[str, str] | None, language: Language) -> str:
-    return clean(in_language(texts, language.code))
-
-
-def shop_values(shop: Shop, language: Language) -> Values:
-    """Return what the templates say about the shop itself; `contacts` is its support block.
-
-    A contact is (label, value, link, the same in plain text).
-    """
-    support, color = shop.support, shop.brand.color
-    reply_time = _in(support.reply_time, language)
-    warranty = _in(support.warranty, language)
-    return {
-        "lang": language.code,
-        "shop_name": clean(shop.name),
-        "logo_url": safe_url(shop.brand.logo),
-        "logo_width": shop.brand.logo_width,
-        "imprint": clean(shop.brand.imprint),
-        "button_color": color,
-        "button_text_color": _DARK if _luminance(color) > _READABLE else _LIGHT,
-        "reply_time": f"{language.text('Expected reply time')}: {reply_time}" if reply_time else "",
-        "warranty": f"{language.text('Warranty')}: {warranty}" if warranty else "",
-        "returns_url": safe_url(support.returns.url) if support.returns else "",
-        "contacts": tuple(_contacts(shop, language)),
-    }
-
-
-def _contacts(shop: Shop, language: Language) -> Iterator[tuple[str, str, str, str]]:
-    support = shop.support
-    if support.phone:
-        label, phone = language.text("Phone"), clean(support.phone)
-        link = f"tel:{re.sub(r'[^+0-9]', '', phone)}"
-        yield label, phone, link, f"{label}: {phone}"
-    if support.mail:
-        label = language.text("E-mail")
-        yield label, support.mail, f"mailto:{support.mail}", f"{label}: {support.mail}"
-    hours = _in(support.hours, language)
-    if hours:
-        label = language.text("Hours")
-        yield label, hours, "", f"{label}: {hours}"
-    pages = (
-        (language.text("Questions and answers"), support.faq),
-        (language.text("Chat"), support.chat),
-        (language.text("Messenger"), support.messenger),
-        (language.text("Our shops"), support.stores),
-        *((clean(name), url) for name, url in support.social.items()),
-        (clean(shop.name), shop.brand.site),
-    )
-    for name, url in pages:
-        link = safe_url(url)
-        if link:
-            yield "", name, link, f"{name}: {link}"
-
-
-def _luminance(color: str) -> float:
-    def linear(channel: int) -> float:
-        part = channel / 255
-        return part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4  # noqa: PLR2004
-
-    red, green, blue = (linear(int(color[at : at + 2], 16)) for at in (1, 3, 5))
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -92,6 +92,8 @@ class Job(Identity):
     created_at: datetime
     resends: int
     snapshot: str | None
+    parcels: str | None
+    facts: str | None  # None for order_confirmed, which tells nothing of them
     suppressed_by: str | None
 
     @property
@@ -140,13 +142,17 @@ _CLAIM = """with recursive paused as materialized (
     where m.id = any(array(select id from due)) returning m.*)
   select c.key, c.shop, c.order_id, c.kind, c.subject, c.channel, c.role, c.round,
          c.id, c.message_id, c.attempt, c.tries, c.fact_at, c.recorded_at, c.created_at, c.resends,
-         o.snapshot, s.cause as suppressed_by
+         o.snapshot, o.parcels, case when c.kind <> 'order_confirmed' then o.facts end,
+         s.cause as suppressed_by
   from claimed c
-  cross join lateral (select o.snapshot, o.email_hash from orders o
+  cross join lateral (select o.snapshot, o.parcels, o.facts,
+                             case c.role when 'recipient' then o.recipient_hash
+                                         else o.email_hash end as contact_hash
+                      from orders o
                       where o.shop = c.shop and o.order_id = c.order_id limit 1) o
   left join lateral (select s.cause from suppression s
                      where s.shop = c.shop and s.channel = c.channel
-                       and s.address_hash = o.email_hash limit 1) s on true
+                       and s.address_hash = o.contact_hash limit 1) s on true
   order by c.shop <= $4, c.shop, c.id"""
 
 

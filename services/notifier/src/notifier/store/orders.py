@@ -23,6 +23,8 @@ class Order:
     facts: tuple[Fact, ...] = ()
     snapshot: str | None = None  # the body of order.placed as JSON, parsed by those who need it
     email_hash: str | None = None
+    recipient_hash: str | None = None
+    parcels: str | None = None  # how each parcel looks, as JSON: see handlers
     revision: datetime | None = None
     is_new: bool = True
     rows: dict[str, "Row"] = field(default_factory=dict)
@@ -42,7 +44,8 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> dict[Key, Order]:
     shops, ids = [s for s, _ in wanted], [i for _, i in wanted]
     rows = await tx.fetch(
         """select o.* from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
-             select o.shop, o.order_id, o.facts, o.snapshot, o.email_hash, o.revision
+             select o.shop, o.order_id, o.facts, o.snapshot, o.email_hash, o.recipient_hash,
+                    o.parcels, o.revision
              from orders o
              where o.shop = k.shop and o.order_id = k.order_id for update) o""",
         shops,
@@ -56,6 +59,8 @@ async def lock_orders(tx: Tx, keys: Iterable[Key]) -> dict[Key, Order]:
             facts.load(r["facts"]),
             r["snapshot"],
             email_hash=r["email_hash"],
+            recipient_hash=r["recipient_hash"],
+            parcels=r["parcels"],
             revision=r["revision"],
             is_new=False,
         )
@@ -83,9 +88,10 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     old = [o for o in orders if not o.is_new]
     if new:
         made = await tx.fetch(
-            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash)
+            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash,
+                                   recipient_hash, parcels)
                select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
-                                    $5::timestamptz[], $6::text[])
+                                    $5::timestamptz[], $6::text[], $7::text[], $8::jsonb[])
                on conflict do nothing returning 1""",
             *_columns(new),
         )
@@ -94,12 +100,14 @@ async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     if old:
         await tx.execute(
             # an upsert of rows that exist: it goes by the key whatever the planner believes
-            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash)
+            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash,
+                                   recipient_hash, parcels)
                select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
-                                    $5::timestamptz[], $6::text[])
+                                    $5::timestamptz[], $6::text[], $7::text[], $8::jsonb[])
                on conflict (shop, order_id) do update set
                  facts = excluded.facts, snapshot = excluded.snapshot,
                  revision = excluded.revision, email_hash = excluded.email_hash,
+                 recipient_hash = excluded.recipient_hash, parcels = excluded.parcels,
                  updated_at = now()""",
             *_columns(old),
         )
@@ -113,6 +121,8 @@ def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:
         [o.snapshot for o in orders],
         [o.revision for o in orders],
         [o.email_hash for o in orders],
+        [o.recipient_hash for o in orders],
+        [o.parcels for o in orders],
     )
 
 
@@ -129,10 +139,15 @@ async def erase_orders(tx: Tx, keys: Sequence[Key]) -> None:
 
 
 async def forget_old(db: Database) -> None:
-    """Forget what is personal 180 days after an order's last event; the journal's rows hold nothing personal."""
+    """Forget what is personal 180 days after an order's last event; the journal's rows hold nothing personal.
+
+    So too what a replica of an older version left of an erased one.
+    """
     await in_steps(
         db,
-        f"""update orders set snapshot = null, email_hash = null where ctid = any(array(
-              select ctid from orders where updated_at < now() - interval '{PERSONAL_DAYS} days'
-                and snapshot is not null limit 1000))""",
+        f"""update orders set snapshot = null, email_hash = null, recipient_hash = null,
+              parcels = null where ctid = any(array(
+              select ctid from orders
+              where (updated_at < now() - interval '{PERSONAL_DAYS} days' or erased_at is not null)
+                and (snapshot is not null or parcels is not null) limit 1000))""",
     )

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from order_events.adapters import reading
-from order_events.adapters.reading import Json, ident, obj, text, word
 from order_events.adapters.shopify_orders import order_statements, refund_statements
 from order_events.adapters.shopify_parcels import fulfilment_statements, gid_number, scan_statements
-from order_events.domain import Delivery, Erase, Statement, Unusable
+from order_events.domain import Delivery, Erase, Statement
+from shared.errors import Unusable
 from shared.events import email_or_none
+from shared.reading import Json, ident, obj, parse, text, word
 from shared.security import verify_hmac
 from shared.shops import Shop
 
@@ -60,7 +61,7 @@ def verify(body: bytes, headers: Mapping[str, str], secrets: Sequence[bytes]) ->
 
 def read(body: bytes, headers: Mapping[str, str], shop: Shop) -> Delivery:
     """Translate one delivery whose signature was checked. Raises `Unusable`."""
-    value = reading.unwrap(reading.parse(body), _ENVELOPES)
+    value = reading.unwrap(parse(body), _ENVELOPES)
     topic = word(headers.get("x-shopify-topic")) or _topic_of(value)
     delivery_id = _delivery_id(topic, headers)
     if reason := _ignored(topic, value):

@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from order_events.adapters import reading
-from order_events.adapters.reading import Json, build, ident, instant, obj, rows, text, word
 from order_events.adapters.shopify_parcels import fulfilments_of, gid_number
-from order_events.domain import Once, Snapshot, Statement, Unusable
+from order_events.domain import Once, Snapshot, Statement
+from shared.errors import Unusable
 from shared.events import (
     Address,
     Consent,
@@ -27,6 +27,7 @@ from shared.events import (
     locale_or_none,
     url_or_none,
 )
+from shared.reading import Json, build, ident, instant, obj, rows, text, word
 from shared.shops import Shop
 
 # The cancel reasons a customer may read. Fraud and the shop's own mistakes are not told to her.

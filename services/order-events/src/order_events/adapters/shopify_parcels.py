@@ -11,8 +11,8 @@ from datetime import datetime, tzinfo
 from typing import Final
 
 from order_events.adapters import reading
-from order_events.adapters.reading import Json, build, ident, instant, rows, slug, text, word
-from order_events.domain import Scan, Shipment, Statement, Unusable
+from order_events.domain import Scan, Shipment, Statement
+from shared.errors import Unusable
 from shared.events import (
     Eta,
     ItemQuantity,
@@ -21,6 +21,7 @@ from shared.events import (
     ShipmentState,
     url_or_none,
 )
+from shared.reading import Json, build, ident, instant, rows, slug, text, word
 
 _GID: Final = re.compile(r"gid://shopify/([A-Za-z]+)/(\d{1,30})", re.ASCII)
 

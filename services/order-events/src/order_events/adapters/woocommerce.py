@@ -13,9 +13,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from order_events.adapters import reading
-from order_events.adapters.reading import Json, build, ident, instant, obj, rows, text, word
 from order_events.adapters.woocommerce_parcels import meta_of, parcels_of, trackings_of
-from order_events.domain import Delivery, Once, Snapshot, Statement, Unusable
+from order_events.domain import Delivery, Once, Snapshot, Statement
+from shared.errors import Unusable
 from shared.events import (
     Address,
     Customer,
@@ -32,6 +32,7 @@ from shared.events import (
     locale_or_none,
     url_or_none,
 )
+from shared.reading import Json, build, decimal, ident, instant, obj, parse, rows, text, word
 from shared.security import verify_hmac
 from shared.shops import Shop
 
@@ -75,7 +76,7 @@ def read(body: bytes, headers: Mapping[str, str], shop: Shop) -> Delivery:
         return Delivery(topic, delivery_id, None, (), "not about an order")
     if topic and resource not in _READ:
         raise Unusable("unknown topic")
-    value = reading.unwrap(reading.parse(body), _ENVELOPES)
+    value = reading.unwrap(parse(body), _ENVELOPES)
     if event == "deleted":
         # Only the id is left. Orders in the bin are mostly tests and spam; a real cancellation has a
         # status of its own.
@@ -265,7 +266,7 @@ def _items(order: Json, currency: str) -> list[Item]:
 
 def _sum(fields: Json, keys: Sequence[str]) -> Decimal | None:
     """The sum of those amounts that are there; None when the first is not."""
-    amounts = [reading.decimal(fields.get(key)) for key in keys]
+    amounts = [decimal(fields.get(key)) for key in keys]
     return None if amounts[0] is None else sum((a for a in amounts if a is not None), Decimal(0))
 
 
@@ -280,7 +281,7 @@ def _line_price(order: Json, line: Json) -> Decimal | None:
 
 def _unit_price(order: Json, line: Json, currency: str) -> int | None:
     # Of the whole line before discounts: `price` is after them, before tax and not rounded to money.
-    price, quantity = _line_price(order, line), reading.decimal(line.get("quantity"))
+    price, quantity = _line_price(order, line), decimal(line.get("quantity"))
     if price is None or not quantity:
         return reading.minor(line.get("price"), currency)
     return reading.minor(price / quantity, currency)

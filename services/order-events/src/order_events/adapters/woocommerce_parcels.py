@@ -13,9 +13,21 @@ from datetime import datetime, tzinfo
 from typing import Any, Final
 
 from order_events.adapters import reading
-from order_events.adapters.reading import Json, build, ident, obj, rows, slug, text, word
 from order_events.domain import Shipment
 from shared.events import ItemQuantity, OrderShipped, url_or_none
+from shared.reading import (
+    Json,
+    build,
+    ident,
+    instant,
+    midnight,
+    obj,
+    rows,
+    slug,
+    text,
+    unix_time,
+    word,
+)
 
 _COMPLETE: Final = frozenset({"completed", "shipped", "delivered"})
 _PART: Final = frozenset({"partial-shipped"})
@@ -138,7 +150,7 @@ def _aftership(meta: Mapping[str, Any], zone: tzinfo) -> Iterable[_Tracking]:
             id=_id_of(row.get("tracking_id"), number),
             number=number,
             carrier=slug(row.get("slug")),
-            shipped_at=reading.unix_time(stated) or reading.instant(stated, zone),
+            shipped_at=unix_time(stated) or instant(stated, zone),
             items=reading.item_quantities(lines),
         )
     if number := _number(meta.get("_aftership_tracking_number")):
@@ -160,8 +172,8 @@ def _yith(meta: Mapping[str, Any], zone: tzinfo) -> Iterable[_Tracking]:
 
 def _shipped_at(value: Any, zone: tzinfo) -> tuple[datetime | None, bool]:
     """When a parcel left, and whether only its day is known: a date, or a Unix time at midnight."""
-    if day := reading.midnight(value, zone):
+    if day := midnight(value, zone):
         return day, True
-    if moment := reading.unix_time(value):
+    if moment := unix_time(value):
         return moment, moment.timestamp() % _SECONDS_PER_DAY == 0
-    return reading.instant(value, zone), False
+    return instant(value, zone), False

@@ -1,0 +1,1 @@
+"""The rules of tracking, without I/O: what scans add up to, what is news, what is late."""

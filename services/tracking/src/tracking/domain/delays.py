@@ -1,0 +1,355 @@
+"""When a parcel is late, said before its promised day ends: pure rules over what is known now.
+
+An alarm is a moment: "if nothing else is heard, this parcel is called late then". Every rule looks at the
+parcel's *standing* (see `profile`) at marks around the last promised day, and speaks where that standing
+is so rare among parcels that arrive in time that few warnings would be wrong. Silence is counted in the
+carrier's working days, so no Sunday and no public holiday, at either end, is ever silent.
+
+| cause | what is seen |
+|---|---|
+| not_shipped | no parcel yet, and from now on the promise can hardly be kept |
+| not_collected | a label and no scan of the carrier |
+| silence | no scan for longer than this carrier is usually silent |
+| eta_changed | the carrier's own date lies after the promised day: at once |
+| promise_date | the last promised day, and not out for delivery, or out for too long |
+| delivery_attempted, delayed, exception | a problem that does not leave enough time |
+| returning | it goes back, or the carrier says that it is lost or destroyed |
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Final
+
+from shared.calendars import WorkingDays, zone_of
+from shared.events import DateRange, Eta
+from shared.shops import Shop, Thresholds
+from tracking.domain.profile import (
+    MARKS,
+    Habits,
+    Levels,
+    Route,
+    View,
+    grid,
+    last_day,
+    levels_of,
+    standing,
+)
+
+GONE_FOR_GOOD: Final = frozenset({
+    "carrier_parcel_lost", "carrier_damaged_parcel", "consignee_refused", "consignee_cancelled",
+})  # fmt: skip
+"""Reasons of a problem after which the parcel does not come at all."""
+
+CAUSES: Final = (
+    "not_shipped", "not_collected", "silence", "eta_changed", "promise_date",
+    "delivery_attempted", "delayed", "exception", "returning",
+)  # fmt: skip
+
+_AT_ONCE: Final = frozenset({"attempted", "delayed", "exception"})
+_DAY_ENDS: Final = timedelta(days=1)
+_LAST_MINUTE: Final = (23, 59)
+_ETA_BELIEVED: Final = 0.1  # may be wrong so often and is still told at once
+_ETA_IGNORED: Final = 0.5
+_ETA_HELD: Final = timedelta(hours=3)
+_MORNING: Final = time(9)
+_AFTERNOON: Final = 12
+_EVENING: Final = 18
+_NIGHT: Final = 21
+
+
+def _patience(days: int, hour: int) -> float:
+    """Return how much of the tolerance may be spent at a mark: before the last day one can wait and be surer."""
+    if days > 0:
+        return 0.15
+    if days == 0 and hour < _NIGHT:
+        return 0.5 if hour >= _EVENING else 0.3
+    return 1.0
+
+
+_PATIENCE: Final = tuple(_patience(*mark) for mark in MARKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """If nothing else is heard, the parcel is called late `at`; `new` is a date that should hold.
+
+    `new` None: no date can be given, it does not come.
+    """
+
+    at: datetime
+    cause: str
+    new: DateRange | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for one parcel: its route, the shop's thresholds, and how many warnings may be wrong."""
+
+    route: Route
+    limits: Thresholds
+    tolerance: float = 0.006  # share of parcels in time
+    cut_off: time | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of one parcel, or (`shipped_at` and `view` None) of an order not sent yet.
+
+    `promise` is the last day told to the customer; `told` whether she was told a new one already, so that
+    only a miss of that one or a new date is news.
+    """
+
+    known_at: datetime
+    promise: date
+    shipped_at: datetime | None = None
+    view: View | None = None
+    reason: str | None = None
+    eta: date | None = None
+    told: bool = False
+
+    @property
+    def dated(self) -> bool:
+        """Whether the carrier, for all that happened, still means to come in time."""
+        return self.eta is not None and self.eta <= self.promise
+
+    @property
+    def arrived(self) -> bool:
+        """Whether it lies ready where the customer fetches it."""
+        return self.view is not None and self.view.state == "ready_for_pickup"
+
+
+def rules_for(shop: Shop, carrier: str | None, country: str | None) -> Rules:
+    """Return the rules for a parcel of this carrier to this country."""
+    limits = shop.delays.of(carrier)
+    calendar = shop.calendar(limits.calendar) if limits.calendar else None
+    origin = shop.delays.ship_from or shop.calendar("default").holidays
+    named = calendar.working_days(origin, country) if calendar else _usual(origin, country)
+    abroad = bool(origin and country and origin[:2] != country[:2])
+    route = Route(zone_of(country) or shop.zone, named, abroad, country)
+    cut_off = calendar.cut_off if calendar else None
+    return Rules(route, limits, shop.delays.tolerance / 1000, cut_off)
+
+
+def _usual(*countries: str | None) -> WorkingDays:
+    return WorkingDays(countries=tuple(sorted({c for c in countries if c})))
+
+
+def eta_day(eta: Eta, route: Route) -> date | None:
+    """Return the day by which the carrier expects it, as the destination's calendar shows it.
+
+    Aggregators that know only the day write its midnight, or its last minute, in UTC: that is no hour.
+    """
+    said = eta.to or eta.from_
+    if said is None:
+        return None
+    if (said.hour, said.minute, said.second) == (0, 0, 0) or (
+        said.hour,
+        said.minute,
+    ) == _LAST_MINUTE:
+        return said.date()
+    return route.local(said).date()
+
+
+def alarms(history: History, rules: Rules, habits: Habits) -> list[Alarm]:
+    """Return when the parcel is called late if nothing else is heard, the earliest first."""
+    found = sorted(_causes(history, rules, habits), key=lambda one: one[0])
+    return [
+        Alarm(at, cause, new_date(cause, at, history, rules, habits)) for at, cause in found[:1]
+    ]
+
+
+def _causes(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[datetime, str]]:
+    view, known_at = history.view, history.known_at
+    state = view.state if view else ""
+    if state in {"delivered", "returned", "cancelled", "expired"}:
+        return
+    if state == "returning" or (state == "exception" and history.reason in GONE_FOR_GOOD):
+        yield known_at, "returning"
+        return
+    if (at := _eta_told(history, rules, habits)) is not None:
+        yield at, "eta_changed"
+    if history.arrived:
+        return
+    if _surely_missed(history, rules):
+        yield known_at, _cause(state_standing(history, rules, known_at), 0)
+    if not habits.mute(abroad=rules.route.abroad):
+        yield from _marked(history, rules, habits)
+
+
+def _eta_told(history: History, rules: Rules, habits: Habits) -> datetime | None:
+    """Return when the carrier's own date is told, where it lies after the promised day.
+
+    At once; of a carrier whose late dates often turn out wrong, when it still says so some hours later.
+    """
+    if history.eta is None or history.eta <= history.promise or history.arrived:
+        return None
+    wrong = habits.wrong_etas(abroad=rules.route.abroad)
+    if wrong <= _ETA_BELIEVED:
+        return history.known_at
+    if wrong > _ETA_IGNORED:
+        return None
+    evening = rules.route.at(last_day(history.promise, rules.route), _EVENING)
+    return max(history.known_at, min(history.known_at + _ETA_HELD, evening))
+
+
+def state_standing(history: History, rules: Rules, at: datetime) -> str:
+    """Return how the parcel stands at a moment if nothing is heard until then."""
+    if history.shipped_at is None and history.view is None:
+        return "unshipped"
+    levels = levels_of(history.view, rules.route, _clock_starts(history, rules))
+    return standing(history.view, rules.route, at, levels)
+
+
+def _surely_missed(history: History, rules: Rules) -> bool:
+    """Tell whether a scan shows it on its way after the promised day is over."""
+    heard = history.view.heard_at if history.view else None
+    return heard is not None and rules.route.local(heard).date() > history.promise
+
+
+def _marked(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[datetime, str]]:
+    route = rules.route
+    sent = history.shipped_at is not None or history.view is not None
+    levels = levels_of(history.view, route, _clock_starts(history, rules)) if sent else None
+    fixed = _fixed(history, rules, levels)
+    if fixed is not None:
+        yield fixed
+    marks = grid(last_day(history.promise, route), route, earlier=True)
+    first = bisect_left(marks, history.known_at, key=lambda mark: mark[1])
+    if sent:
+        now, place = (
+            standing(history.view, route, history.known_at, levels),
+            marks[max(first - 1, 0)][0],
+        )
+        if now in _AT_ONCE and not history.dated and _tells(place, now, history, rules, habits):
+            yield history.known_at, _cause(now, place)
+            return
+    for place, at in marks[first:]:
+        stood = standing(history.view, route, at, levels) if sent else "unshipped"
+        if history.dated and stood in _AT_ONCE and _is_before_noon(place):
+            continue
+        if _tells(place, stood, history, rules, habits):
+            yield _moment(at, place, stood, rules), _cause(stood, place)
+            return
+
+
+def _tells(place: int, stood: str, history: History, rules: Rules, habits: Habits) -> bool:
+    """Tell whether this standing at this mark is a delay."""
+    days, hour = MARKS[place]
+    limits = rules.limits
+    if not stood or (history.told and _is_before_noon(place)):
+        return False
+    if days == 0:
+        limit = limits.evening_hour if stood in {"ofd", "ofd_old"} else limits.arrival_hour
+        if limit is not None and stood not in {"unshipped", *_AT_ONCE}:
+            return time(hour) >= limit
+    elif _is_fixed(stood, limits):
+        return False
+    elif stood == "unshipped" and limits.days_under_way is not None:
+        return days <= limits.days_under_way
+    tolerance = rules.tolerance * _PATIENCE[place]
+    return stood in habits.telling(place, tolerance, abroad=rules.route.abroad)
+
+
+def _is_before_noon(place: int) -> bool:
+    """Tell whether a mark lies before noon of the last promised day."""
+    days, hour = MARKS[place]
+    return days > 0 or (days == 0 and hour < _AFTERNOON)
+
+
+def _is_fixed(stood: str, limits: Thresholds) -> bool:
+    set_for = {"quiet": limits.silence_days, "none": limits.collect_days}
+    return set_for.get(stood[:-1]) is not None
+
+
+def _fixed(history: History, rules: Rules, levels: Levels | None) -> tuple[datetime, str] | None:
+    """Return the alarm of a number of days that the shop has set."""
+    start = _clock_starts(history, rules)
+    view, limits = history.view, rules.limits
+    seen = view is not None and view.state not in {"unknown", "label_created"}
+    if seen and view is not None and view.heard_at is not None:
+        start = view.heard_at
+    days = limits.silence_days if seen else limits.collect_days
+    if levels is None or days is None or start is None or history.told:
+        return None
+    at = rules.route.working.time_after(start, timedelta(days=days), rules.route.zone)
+    here = rules.route.local(at)
+    at = max(at, rules.route.at(here.date(), _MORNING), history.known_at)
+    return at, "silence" if seen else "not_collected"
+
+
+def _clock_starts(history: History, rules: Rules) -> datetime | None:
+    """Return from when on the carrier should scan: what is sent after its cut-off leaves the next day."""
+    sent = history.shipped_at
+    if sent is None or rules.cut_off is None:
+        return sent
+    here = rules.route.local(sent)
+    if here.time() < rules.cut_off:
+        return sent
+    return rules.route.at(rules.route.working.forward(here.date() + _DAY_ENDS), 0)
+
+
+def _moment(at: datetime, place: int, stood: str, rules: Rules) -> datetime:
+    """Return when a mark speaks: of what is not sent, not before the last van of that day leaves."""
+    cut_off = rules.cut_off
+    if stood != "unshipped" or cut_off is None or MARKS[place][0] < 1:
+        return at
+    here = rules.route.local(at)
+    return max(at, rules.route.at(here.date(), cut_off)) if here.hour < cut_off.hour else at
+
+
+def _cause(stood: str, place: int) -> str:
+    if stood == "unshipped":
+        return "not_shipped"
+    if stood.startswith("none"):
+        return "not_collected"
+    if stood == "attempted":
+        return "delivery_attempted"
+    if stood in {"delayed", "exception"}:
+        return stood
+    days, _ = MARKS[place]
+    silent = stood.startswith("quiet") and int(stood[-1]) > 1
+    return "silence" if silent and days >= 0 else "promise_date"
+
+
+# what still lies before it, in working days: (usual days under way count, first more, last more)
+_AHEAD: Final = {
+    "not_shipped": (True, 1, 2),
+    "not_collected": (True, 1, 2),
+    "silence": (False, 2, 4),
+    "promise_date": (False, 1, 2),
+    "delivery_attempted": (False, 1, 2),
+    "delayed": (False, 1, 3),
+    "exception": (False, 2, 4),
+}
+
+
+def new_date(
+    cause: str, at: datetime, history: History, rules: Rules, habits: Habits
+) -> DateRange | None:
+    """Return days that should hold, with slack: a second miss after an apology costs most.
+
+    They are working days, after the day that is told late and never in the past.
+    """
+    if cause == "returning":
+        return None
+    days = rules.route.working
+    today = rules.route.local(at).date()
+    late = max(history.promise, today)
+    if cause == "eta_changed" and history.eta is not None:
+        first = days.forward(max(history.eta, today))
+        return _range(first, days.forward(first, 2 if rules.route.abroad else 1))
+    counts, first_more, last_more = _AHEAD[cause]
+    base = today if counts else late
+    usual = habits.under_way(0.8, rules.route) if counts else 0
+    far = 1 if rules.route.abroad else 0
+    first = max(
+        days.forward(base + _DAY_ENDS, usual + first_more - 1),
+        days.forward(late + _DAY_ENDS),
+    )
+    return _range(first, days.forward(first, last_more - first_more + far))
+
+
+def _range(first: date, last: date) -> DateRange:
+    return DateRange.model_validate({"from": first, "to": last})

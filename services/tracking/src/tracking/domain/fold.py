@@ -1,0 +1,409 @@
+"""What the scans of a parcel, and the facts of an order, add up to.
+
+The state of a parcel is a walk over its scans in the order that `shared.facts` gives them, so any order
+of arrival and any duplication end in the same state. A scan moves the parcel on, or back along `BACK`,
+or it is only a line of the timeline. Nothing else moves a parcel: no clock and no guess.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Final, Literal, cast
+
+from shared import facts
+from shared.events import (
+    Eta,
+    Event,
+    ItemQuantity,
+    OrderCancelled,
+    OrderRefunded,
+    Promise,
+    ShipmentState,
+    parse_instant,
+)
+from shared.facts import STATE_RANK, Fact
+from tracking.domain.model import Order, Parcel
+
+_CLOCKS_DIFFER: Final = timedelta(minutes=5)  # of two sources that tell the same event
+_TOUR: Final = timedelta(hours=8)  # in the Americas and the Pacific a tour passes midnight UTC
+_ATTEMPTS_APART: Final = timedelta(hours=2)  # closer ones are one attempt, told by two sources
+_NUMBER_REUSED: Final = timedelta(days=60)  # carriers give numbers out again, after months
+
+_DAY: Final = timedelta(days=1)
+_NONE: Final = Decimal()
+
+When = Literal["after", "later", "later_day"]
+"""`after`: it follows in the order of facts. `later`: at a later moment, and from another source later
+than clocks differ. `later_day`: on a later day."""
+
+BACK: Final[Mapping[ShipmentState, Mapping[ShipmentState, When]]] = {
+    # Found after the alarm: any movement ends it.
+    "delayed": {"in_transit": "later"},
+    "exception": {"in_transit": "later", "delayed": "later"},
+    # "In transit" is another source's word for a van on tour, so on the same day it says nothing; on
+    # a later day the tour has ended without a delivery. Bad news is believed at once: she waits at
+    # home for that van.
+    "out_for_delivery": {"in_transit": "later_day", "delayed": "later", "exception": "later"},
+    # Back to the depot, or out again.
+    "delivery_attempted": {
+        "out_for_delivery": "later",
+        "in_transit": "later",
+        "delayed": "later",
+        "exception": "later",
+    },
+    # On the same day these are other words for the way to the shop it lies in: nobody may be told not
+    # to fetch it for that. A new tour and a problem are no other words.
+    "ready_for_pickup": {
+        "out_for_delivery": "later",
+        "exception": "later",
+        "in_transit": "later_day",
+        "delayed": "later_day",
+        "delivery_attempted": "later_day",
+    },
+    # The delivery is revoked: it was at the wrong door, in a shop, on its way back. A late "in
+    # transit" or "out for delivery" is noise of a slower source. See also _LEAVES_IT_DELIVERED.
+    "delivered": {
+        "delivery_attempted": "later",
+        "ready_for_pickup": "later",
+        "exception": "later",
+        "returning": "later",
+        "returned": "later",
+    },
+    # The label was used after all.
+    "cancelled": {
+        "in_transit": "later",
+        "out_for_delivery": "later",
+        "ready_for_pickup": "later",
+        "delivery_attempted": "later",
+        "delayed": "later",
+        "exception": "later",
+        "delivered": "later",
+        "returning": "later",
+        "returned": "later",
+    },
+    # Somebody had stopped looking; what a carrier says counts more.
+    "expired": {
+        "in_transit": "after",
+        "out_for_delivery": "after",
+        "ready_for_pickup": "after",
+        "delivery_attempted": "after",
+        "delayed": "after",
+        "exception": "after",
+        "delivered": "after",
+        "returning": "after",
+        "returned": "after",
+        "cancelled": "after",
+    },
+}
+"""The only moves to a lower rank, and those that revoke a delivery."""
+
+_ONWARD: Final[Mapping[ShipmentState, frozenset[ShipmentState]]] = {
+    # All scans of the way back say "in transit", "out for delivery" again: they mean the sender's door.
+    "returning": frozenset({"returned", "expired"}),
+    # What was handed over cannot be cancelled any more, and nobody need look for it.
+    "delivered": frozenset(),
+    "returned": frozenset(),
+    "cancelled": frozenset(),
+    "expired": frozenset(),
+}
+"""Where the way leads from the ends; from every other state it leads to any state of higher rank."""
+
+_LEAVES_IT_DELIVERED: Final = frozenset({"carrier_damaged_parcel", "customs_duties_unpaid"})
+"""Problems told after a delivery that do not say that it did not happen."""
+
+HOW: Final = ("neighbour", "locker", "safe_place", "signed", "hand")
+"""How a parcel was handed over, the most telling first: where two sources differ, it tells her where to look."""
+
+_TERMINAL: Final = frozenset({"delivered", "returned", "cancelled", "expired"})
+_HAS_IT: Final = frozenset({
+    "in_transit", "out_for_delivery", "ready_for_pickup", "delivery_attempted",
+    "delivered", "returning", "returned",
+})  # fmt: skip
+_USES_UP_ETA: Final = frozenset({"delivery_attempted", "ready_for_pickup", *_TERMINAL})
+_NO_ETA: Final = frozenset({"returning", *_TERMINAL})
+_OWN_PLACE: Final = frozenset({"ready_for_pickup", *_TERMINAL})  # the depot before it is not there
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """What the scans of one parcel add up to. A `..._day` says that only the date of its time is known.
+
+    `since` is the time of the fact that made the state, `as_of` of the newest that agreed with it;
+    `eta` is void once it was delivered or turns back. `revoked_at` is when a delivery was last taken back.
+    """
+
+    parcel: Parcel
+    scans: tuple[Fact, ...]
+    state: ShipmentState
+    since: datetime
+    since_day: bool = False
+    reason: str | None = None
+    action_required: bool = False
+    place: str | None = None
+    eta: Eta | None = None
+    eta_said_at: datetime | None = None
+    collected_at: datetime | None = None
+    heard_at: datetime | None = None
+    delivered_at: datetime | None = None
+    delivered_day: bool = False
+    how: str | None = None
+    attempts: int = 0
+    as_of: datetime | None = None
+    revoked_at: datetime | None = None
+    revoked_reason: str | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more is expected of it: it arrived, came back, or will never come."""
+        return self.parcel.withdrawn or self.state in _TERMINAL
+
+
+def fold(parcel: Parcel, scans: Iterable[Fact]) -> Shipment:
+    """Return the state of a parcel: the same for any order and any duplication of its scans.
+
+    Scans from long before the shop shipped it are of an earlier parcel with the same number.
+    """
+    known = facts.add((), scans)
+    if parcel.body.shipped_at is not None:
+        earliest = parcel.body.shipped_at - _NUMBER_REUSED
+        known = tuple(scan for scan in known if scan.at >= earliest)
+    walk = _Walk(parcel.stated[0])
+    for scan in known:
+        walk.see(scan)
+    delivered = walk.state == "delivered"
+    has_eta = walk.state not in _NO_ETA and walk.eta is not None
+    return Shipment(
+        parcel=parcel,
+        scans=known,
+        state=walk.state,
+        since=walk.since,
+        since_day=walk.since_day,
+        reason=walk.reason,
+        action_required=walk.action,
+        place=walk.place,
+        eta=_eta(walk.eta) if has_eta and walk.eta else None,
+        eta_said_at=walk.eta.at if has_eta and walk.eta else None,
+        collected_at=walk.collected_at,
+        heard_at=max((scan.at for scan in known), default=None),
+        delivered_at=walk.since if delivered else None,
+        delivered_day=delivered and walk.since_day,
+        how=walk.how if delivered else None,
+        attempts=walk.attempts,
+        as_of=walk.last.at if walk.last else None,
+        revoked_at=walk.revoked_at,
+        revoked_reason=walk.revoked_reason,
+    )
+
+
+class _Walk:
+    """Where the parcel stands after the scans seen so far."""
+
+    __slots__ = (
+        "action", "attempted", "attempts", "collected_at", "eta", "how", "last", "place", "reason",
+        "revoked_at", "revoked_reason", "since", "since_day", "state",
+    )  # fmt: skip
+
+    def __init__(self, stated_at: datetime) -> None:
+        self.state: ShipmentState = "unknown"
+        self.since, self.since_day = stated_at, False
+        self.last: Fact | None = None  # the newest scan that agrees with the state
+        self.reason: str | None = None
+        self.action = False
+        self.place: str | None = None
+        self.how: str | None = None
+        self.eta: Fact | None = None  # the newest scan that says one
+        self.collected_at: datetime | None = None
+        self.attempts = 0
+        self.attempted: Fact | None = None
+        self.revoked_at: datetime | None = None
+        self.revoked_reason: str | None = None
+
+    def see(self, scan: Fact) -> None:
+        said = dict(scan.extra)
+        to = cast("ShipmentState", said.get("state"))
+        if to in _HAS_IT and self.collected_at is None:
+            self.collected_at = scan.at
+        reason = cast("str | None", said.get("reason"))
+        if to == "delivered" and self.state in {"returning", "returned"}:
+            to, reason = "returned", None  # handed over to the sender
+        action = bool(said.get("action"))
+        place = cast("str | None", said.get("place"))
+        if to == self.state:
+            self._agree(scan, reason, action=action, place=place)
+        elif self._may_go(to, scan, reason):
+            self._go(to, scan, reason, action=action, place=place)
+        if "eta_from" in said or "eta_to" in said:
+            self.eta = scan
+
+    def _may_go(self, to: ShipmentState, scan: Fact, reason: str | None) -> bool:
+        last = self.last
+        if last is None:
+            return to in STATE_RANK
+        when = BACK.get(self.state, {}).get(to)
+        if when is not None:
+            if self.state == "delivered" and reason in _LEAVES_IT_DELIVERED:
+                return False
+            return _is(when, last, scan)
+        if self.state == "returning" and scan.rank != STATE_RANK[to]:
+            return _is("later", last, scan)
+        onward = _ONWARD.get(self.state)
+        if onward is not None:
+            return to in onward
+        return STATE_RANK.get(to, 0) > STATE_RANK[self.state]
+
+    def _agree(self, scan: Fact, reason: str | None, *, action: bool, place: str | None) -> None:
+        """Take from a scan of the same state what it adds; one that says less takes nothing away."""
+        last = self.last
+        if self.state == "unknown":
+            return
+        if self.state == "out_for_delivery" and last and _is("later_day", last, scan):
+            self.since, self.since_day = scan.at, scan.day
+        if self.state == "delivery_attempted":
+            self._count_attempt(scan)
+        self._hand_over(reason)
+        self.last = scan
+        self.reason = reason or self.reason
+        self.action = action or self.action
+        self.place = place or self.place
+
+    def _go(
+        self, to: ShipmentState, scan: Fact, reason: str | None, *, action: bool, place: str | None
+    ) -> None:
+        if self.state == "delivered":
+            self.revoked_at, self.revoked_reason, self.how = scan.at, reason, None
+        if to == "expired":  # what was wrong before all went silent is still the best that is known
+            reason, action = reason or self.reason, action or self.action
+        self.state, self.last = to, scan
+        self.since, self.since_day = scan.at, scan.day
+        self.reason, self.action = reason, action
+        self.place = place or (None if to in _OWN_PLACE else self.place)
+        if to in _USES_UP_ETA:
+            self.eta = None
+        if to == "delivery_attempted":
+            self._count_attempt(scan)
+        self._hand_over(reason)
+
+    def _count_attempt(self, scan: Fact) -> None:
+        before = self.attempted
+        if before is not None and (scan.at - before.at < (_DAY if before.day else _ATTEMPTS_APART)):
+            return
+        self.attempted, self.attempts = scan, self.attempts + 1
+        self.since, self.since_day = scan.at, scan.day
+
+    def _hand_over(self, how: str | None) -> None:
+        if self.state == "delivered" and how in HOW:
+            known = HOW.index(self.how) if self.how else len(HOW)
+            self.how = HOW[min(known, HOW.index(how))]
+
+
+def _is(when: When, last: Fact, scan: Fact) -> bool:
+    """Tell whether a scan that follows another does so in this sense."""
+    if when == "after":
+        return True
+    if when == "later_day":
+        if last.day:
+            return scan.at >= last.at + _DAY
+        if scan.day:
+            return scan.at > last.at
+        return scan.at.date() > last.at.date() and scan.at - last.at >= _TOUR
+    if last.day or scan.day:
+        return True  # within a day, rank has decided
+    same = last.get("source") == scan.get("source")
+    return scan.at - last.at > (timedelta() if same else _CLOCKS_DIFFER)
+
+
+def _eta(scan: Fact) -> Eta:
+    first, last = scan.get("eta_from"), scan.get("eta_to")
+    return Eta.model_construct(
+        from_=parse_instant(first) if first else None, to=parse_instant(last) if last else None
+    )
+
+
+@dataclass(slots=True)
+class OrderState:
+    """What the facts of an order add up to, whatever its parcels do."""
+
+    placed_at: datetime | None = None
+    cancelled: bool = False  # as a whole
+    erased: bool = False
+    open: dict[str, Decimal] = field(default_factory=dict)
+    """By line: ordered minus cancelled and refunded, never below zero."""
+    promise: Promise | None = None  # as the shop last moved it
+    promise_moved_at: datetime | None = None
+    return_requested_at: datetime | None = None
+    return_received_at: datetime | None = None
+
+    @property
+    def nothing_open(self) -> bool:
+        """Whether every line was cancelled or refunded."""
+        return bool(self.open) and not any(self.open.values())
+
+
+def order_fact(event: Event) -> Fact:
+    """Make the fact that an event of an order is, with what `fold_order` reads of it."""
+    made = facts.of(event)
+    data = event.data
+    if not isinstance(data, OrderCancelled | OrderRefunded) or not data.items:
+        return made
+    extra = {"items": _dump(data.items)}
+    if isinstance(data, OrderRefunded) and data.refund_id:
+        extra["refund"] = data.refund_id
+    return made._replace(extra=tuple(sorted((*made.extra, *extra.items()))))
+
+
+def fold_order(order: Order) -> OrderState:
+    """Return the state of an order from its facts, which stand in their order, and its snapshot."""
+    state = OrderState()
+    about = order.about
+    if about is not None:
+        state.placed_at, state.promise = about.placed_at, about.promise
+        for line in about.lines:
+            state.open[line.line_id] = state.open.get(line.line_id, _NONE) + Decimal(line.quantity)
+    refunds: set[object] = set()
+    for one in order.facts:
+        match one.type:
+            case "order.cancelled.v1" | "order.refunded.v1" if one.get("items"):
+                refund = one.get("refund") or one.id
+                if refund not in refunds:  # told by two events, it went back once
+                    _take_off(state.open, one)
+                refunds.add(refund)
+            case "order.cancelled.v1" if not one.get("partial"):
+                state.cancelled = True
+            case "order.delayed.v1" if one.get("promise"):
+                state.promise, state.promise_moved_at = _promise(one), one.at
+            case _:
+                _note(state, one)
+    return state
+
+
+def _note(state: OrderState, one: Fact) -> None:
+    match one.type:
+        case "order.placed.v1":
+            state.placed_at = state.placed_at or one.at
+        case "order.return_requested.v1":
+            state.return_requested_at = one.at
+        case "order.return_received.v1":
+            state.return_received_at = one.at
+        case "customer.erased.v1":
+            state.erased = True
+        case _:
+            pass
+
+
+def _dump(items: Sequence[ItemQuantity]) -> str:
+    return json.dumps([[i.line_id, i.quantity] for i in items], separators=(",", ":"))
+
+
+def _take_off(quantities: dict[str, Decimal], one: Fact) -> None:
+    for line_id, quantity in json.loads(str(one.get("items") or "[]")):
+        if line_id in quantities:
+            quantities[line_id] = max(quantities[line_id] - Decimal(quantity), _NONE)
+
+
+def _promise(one: Fact) -> Promise:
+    first, _, last = str(one.get("promise")).partition("/")
+    return Promise.model_construct(
+        from_=date.fromisoformat(first), to=date.fromisoformat(last), source=None
+    )
