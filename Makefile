@@ -6,7 +6,7 @@
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROJECTS := shared services/order-events services/notifier services/tracking deploy
-CHAOS_SECONDS := 120
+CHAOS_SECONDS := 140
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help

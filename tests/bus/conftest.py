@@ -32,7 +32,9 @@ class Rig(Protocol):
     async def publish(self, bus: Bus, records: Sequence[Record]) -> dict[int, str]:
         """Publish in a transaction that commits."""
 
-    async def erase(self, bus: Bus, keys: Sequence[str]) -> None:
+    async def erase(
+        self, bus: Bus, keys: Sequence[str], topics: Sequence[str] | None = None
+    ) -> None:
         """Erase in a transaction that commits."""
 
     async def cut_off(self, bus: Bus) -> None:
@@ -67,8 +69,10 @@ class MemoryRig:
     async def publish(self, bus: Bus, records: Sequence[Record]) -> dict[int, str]:
         return await self._bus.publish(None, records)
 
-    async def erase(self, bus: Bus, keys: Sequence[str]) -> None:
-        await self._bus.erase(None, keys)
+    async def erase(
+        self, bus: Bus, keys: Sequence[str], topics: Sequence[str] | None = None
+    ) -> None:
+        await self._bus.erase(None, keys, topics)
 
     async def cut_off(self, bus: Bus) -> None:
         pass
@@ -109,9 +113,11 @@ class PostgresRig:
         async with self.database(bus).transaction() as tx:
             return await bus.publish(tx, records)
 
-    async def erase(self, bus: Bus, keys: Sequence[str]) -> None:
+    async def erase(
+        self, bus: Bus, keys: Sequence[str], topics: Sequence[str] | None = None
+    ) -> None:
         async with self.database(bus).transaction() as tx:
-            await bus.erase(tx, keys)
+            await bus.erase(tx, keys, topics)
 
     def database(self, bus: Bus) -> Database:
         return next(db for known, db in self._processes if known is bus)
@@ -246,9 +252,11 @@ class KafkaRig:
         tx: Any = None  # a broker takes no part in transactions
         return await bus.publish(tx, records)
 
-    async def erase(self, bus: Bus, keys: Sequence[str]) -> None:
+    async def erase(
+        self, bus: Bus, keys: Sequence[str], topics: Sequence[str] | None = None
+    ) -> None:
         tx: Any = None
-        await bus.erase(tx, keys)
+        await bus.erase(tx, keys, topics)
 
     def proxy(self, bus: Bus) -> KafkaProxy:
         return next(proxy for known, proxy in self._processes if known is bus)

@@ -297,6 +297,15 @@ def test_only_the_events_of_one_message_have_an_order() -> None:
     assert {violation.rule for violation in check(History(**told))} == {"out of order"}
 
 
+def test_scans_have_no_order_in_their_topic() -> None:
+    told = parcel_fields()
+    row = next(o for o in told["outbox"] if o.topic == "scans")
+    told["outbox"].append(replace(row, event_id="e8", seq=0))
+    told["topic"].append(InTopic("scans", 0, 9, ORDER, "e8"))
+    told["inboxes"]["tracking"] |= {"e8"}
+    assert check(History(**told)) == []
+
+
 def test_the_timeline_of_an_order_tells_its_whole_story_in_order() -> None:
     lines = "\n".join(timeline(History(**fields()), ORDER))
     story = [

@@ -76,10 +76,12 @@ def test_a_window_is_told_only_where_the_carrier_named_hours() -> None:
         {"from": "2026-11-24T23:00:00Z", "to": "2026-11-25T22:59:59Z"},
         {"from": "2026-11-25T09:00:00Z", "to": "2026-11-26T13:00:00Z"},
         {"from": "2026-11-25T09:00:00Z", "to": "2026-11-25T09:00:00Z"},
+        {"from": "2026-11-26T09:00:00Z", "to": "2026-11-26T13:00:00Z"},  # of another day
     ):
         content = render(kind, eta=eta)
         assert content.subject.startswith("Today: parcel")
         assert "10:00" not in content.text
+        assert "Delivery\nWednesday 25 November\n" in content.text
 
 
 def test_the_expected_day_is_the_carriers_else_the_promise_and_never_past() -> None:
@@ -129,7 +131,7 @@ def test_what_is_paid_at_the_door_is_named_on_the_day() -> None:
 
 @pytest.mark.parametrize("kind", DELAYS)
 def test_a_delay_says_the_old_and_the_new_date_why_and_when_we_write(kind: str) -> None:
-    content = render(kind)
+    content = render(kind, parcel=None)
     assert content.subject == "Order SV-10452 will be 3 days late"
     for fact in (
         "We promised it by Friday 27 November and will not make it. We are sorry.",
@@ -140,13 +142,22 @@ def test_a_delay_says_the_old_and_the_new_date_why_and_when_we_write(kind: str) 
     ):
         assert fact in content.text
         assert fact in said(content.html)
-    unknown = render(kind, new=None, old=None, cause="what nobody knows", next_contact_at=None)
+    none = dict.fromkeys(("new", "old", "next_contact_at", "parcel"))
+    unknown = render(kind, cause="what nobody knows", **none)
     assert unknown.subject == "Order SV-10452 will be late"
     assert (
         "It takes longer than we said. We are sorry.\n\nWe do not know the new date" in unknown.text
     )
     assert "We write again" not in unknown.text
-    assert render(kind, new="2026-11-28/2026-11-28").subject.endswith("1 day late")
+    one_day = render(kind, new="2026-11-28/2026-11-28", parcel=None)
+    assert one_day.subject.endswith("1 day late")
+
+
+def test_a_late_parcel_of_several_does_not_make_the_whole_order_late() -> None:
+    late = "Parcel 1 of 2 will be 3 days late: order SV-10452"
+    assert render("shipment_delayed").subject == late
+    unknown = render("shipment_delayed", new=None).subject
+    assert unknown == "Parcel 1 of 2 will be late: order SV-10452"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,8 +5,19 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given, strategies as st
 
-from shared.events import REGISTRY
-from shared.facts import MAX_FACTS, RANK, STATE_RANK, Fact, add, dump, fact, load
+from shared.events import (
+    REGISTRY,
+    EventData,
+    OrderCancelled,
+    OrderDelayed,
+    ParcelDelivered,
+    ShipmentDelayed,
+    ShipmentDelayUpdate,
+    ShipmentRecovered,
+    ShipmentStatusChanged,
+)
+from shared.facts import MAX_FACTS, RANK, STATE_RANK, Fact, add, dump, fact, load, of
+from shared.testing import event, placed
 
 MIDNIGHT = datetime(2026, 11, 23, 23, tzinfo=UTC)  # of the 24th in Ljubljana
 PLACED = "order.placed.v1"
@@ -180,3 +191,72 @@ def test_a_cancellation_and_an_erasure_outlive_any_number_of_later_facts() -> No
         kept = add(kept, [one])
     assert len(kept) == MAX_FACTS
     assert {"p", "c", "e"} <= {one.id for one in kept}
+
+
+def told(data: EventData) -> dict[str, object]:
+    extra = dict(of(event(data, at=at(1))).extra)
+    assert not {"neighbour Novak", "Ljubljana"} & {str(value) for value in extra.values()}
+    return extra
+
+
+OLD = {"from": "2026-11-25", "to": "2026-11-27"}
+NEW = {"from": "2026-11-28", "to": "2026-11-28"}
+EPISODE = {"order_id": "1", "shipment_id": "7/1", "episode": 2}
+
+
+def test_a_status_is_ranked_by_its_state_and_says_why() -> None:
+    data = ShipmentStatusChanged(
+        order_id="1",
+        shipment_id="7/1",
+        state="exception",
+        reason="customs_delay",
+        action_required=True,
+        place="Ljubljana",
+    )
+    assert of(event(data)).rank == STATE_RANK["exception"]
+    kept = {"subject": "7/1", "state": "exception", "reason": "customs_delay", "action": True}
+    assert told(data) == kept
+
+
+def test_a_delay_says_its_dates_its_cause_and_when_we_write_again() -> None:
+    times = {"next_contact_at": "2026-11-26T09:00:00Z", "detected_at": "2026-11-24T09:00:00Z"}
+    kept = {"subject": "7/1", "episode": 2, "new": "2026-11-28/2026-11-28"}
+    kept |= {"next": "2026-11-26T09:00:00Z", "detected": "2026-11-24T09:00:00Z"}
+    delayed = {**EPISODE, **times, "cause": "silence", "old": OLD, "new": NEW}
+    assert told(ShipmentDelayed.model_validate(delayed)) == kept | {
+        "cause": "silence",
+        "old": "2026-11-25/2026-11-27",
+    }
+    update = ShipmentDelayUpdate.model_validate({**EPISODE, **times, "round": 2, "new": NEW})
+    assert told(update) == kept | {"round": 2}
+    assert told(ShipmentRecovered.model_validate({**EPISODE, "new": NEW})) == {
+        name: kept[name] for name in ("subject", "episode", "new")
+    }
+    assert told(ShipmentRecovered(order_id="1", episode=1)) == {"episode": 1}
+
+
+def test_a_promise_stands_in_the_fact_that_makes_it() -> None:
+    promise = OLD | {"source": "shop"}
+    assert told(placed(promise=promise)) == {"promise": "2026-11-25/2026-11-27"}
+    assert told(placed()) == {}
+    moved = OrderDelayed.model_validate({"order_id": "1", "promise": NEW, "reason": "Ljubljana"})
+    assert told(moved) == {"promise": "2026-11-28/2026-11-28"}
+
+
+def test_a_delivery_says_how_and_never_to_whom() -> None:
+    data = ParcelDelivered(
+        order_id="1",
+        shipment_id="7/1",
+        delivered_at=at(1),
+        how="neighbour",
+        handed_to="neighbour Novak",
+        precision="day",
+    )
+    assert told(data) == {"subject": "7/1", "how": "neighbour"}
+    assert of(event(data)).day
+
+
+def test_a_part_that_is_cancelled_is_told_from_the_whole() -> None:
+    part = {"order_id": "1", "items": [{"line_id": "1", "quantity": "1"}]}
+    assert told(OrderCancelled.model_validate(part)) == {"partial": True}
+    assert told(OrderCancelled(order_id="1")) == {}

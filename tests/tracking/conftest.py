@@ -38,6 +38,7 @@ reply_to = "help@demo.example.com"
 time_zone = "Europe/Ljubljana"
 api_keys = ["{hashlib.sha256(API_KEY.encode()).hexdigest()}"]
 promises = [{{ days = [2, 4] }}]
+delays = {{ eta_hours = 0 }}
 """
 OTHER = f"""
 [shops.other]

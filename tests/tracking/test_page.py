@@ -1,5 +1,6 @@
 """What the tracking page says, in every situation and language, and what it never says."""
 
+import ast
 import itertools
 import re
 import tomllib
@@ -29,6 +30,7 @@ import shared.languages
 from shared.languages import CODES
 from shared.languages.brand import accent
 from tracking import languages
+from tracking.adapters import days, story, timeline
 from tracking.adapters.page import FOLDER, NOTICES, PAGE_BYTES_MAX, Pages
 from tracking.domain.model import Order
 
@@ -133,6 +135,21 @@ def test_every_sentence_is_translated_with_its_placeholders() -> None:
                 )
 
 
+def test_every_sentence_that_stands_in_the_code_is_translated() -> None:
+    found = set()
+    for module in (days, story, timeline):
+        nodes = list(ast.walk(ast.parse(Path(module.__file__).read_text())))
+        docs = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        texts = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in docs]
+        found |= {n.value for n in texts if isinstance(n.value, str)}
+    sentences = {one for one in found if re.match("[A-Z][a-z]", one)}
+    assert {"Expected until now", "All parcels are delivered"} <= sentences
+    for code in ("ru", "pl", "sl"):
+        language = languages.load(code)
+        same = {s for s in sentences if language.plurals(s, s)[0] == language.text(s) == s}
+        assert {s for s in same if not s.endswith("parcels")} == set(), code
+
+
 @pytest.mark.parametrize("language", CODES)
 def test_no_page_holds_a_phrase_we_do_not_use(language: str) -> None:
     folder = Path(shared.languages.__file__).parent
@@ -188,12 +205,15 @@ def test_the_form_is_there_only_while_a_delay_is_open() -> None:
     ("name", "told_"),
     [
         ("asked_wait", "You wait for it."),
-        ("asked_cancel", "it counts once we have confirmed it"),
+        (
+            "asked_cancel",
+            "Requested You asked us to cancel. We have your request; it counts once we have confirmed it",
+        ),
         ("asked_change", "We have your request and will answer it"),
         ("asked_call", "We have your request and will call you"),
         ("answered_cancel", "You asked us to cancel. We have done so."),
         ("answered_change", "You asked us to change something. We have answered."),
-        ("answered_call", "You asked us to call. We have been in touch."),
+        ("answered_call", "Answered You asked us to call. We have been in touch."),
     ],
 )
 def test_a_choice_is_shown_as_requested_until_the_shop_answers(name: str, told_: str) -> None:

@@ -86,6 +86,13 @@ def faults(page: Any) -> list[str]:
     return [f"{v['id']}: {v['nodes'][0]['html'][:120]}" for v in found["violations"]]
 
 
+def test_axe_would_find_what_is_wrong(show: Show) -> None:
+    page = show(made("late"), scripts=True)
+    page.evaluate("document.querySelector('h1').style.color = '#ccc'")
+    page.evaluate("document.documentElement.lang = ''")
+    assert {fault.split(":")[0] for fault in faults(page)} == {"color-contrast", "html-has-lang"}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_axe_finds_nothing(show: Show, name: str, scheme: str) -> None:

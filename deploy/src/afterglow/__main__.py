@@ -2,10 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -13,18 +12,17 @@ from rich.console import Console
 
 from afterglow import demo as demo_play, settings
 from afterglow.console import NotFound, Operator, connect, print_rows, show_order
-from afterglow.terminal import Interrupted, PrefixedOutput, run_until_interrupted, tell_error
+from afterglow.delays import delays, promises
+from afterglow.terminal import Interrupted, PrefixedOutput, run_until_interrupted, tell_error, told
 from afterglow.up import DEFAULT_BASE_PORT, DEFAULT_DATA, Options, running
 from shared import shops
 from shared.errors import AfterglowError
 from shared.security import new_api_key
 from shared.shops import ShopsInvalid
 
-_INTERRUPTED = 130
 _NOTIFIER = "notifier"
 _ORDER_EVENTS = "order-events"
 
-P = ParamSpec("P")
 Data = Annotated[Path, typer.Option(help="The folder that everything is kept in.")]
 Id = Annotated[str, typer.Argument(help="The number in the list.")]
 ServiceName = Annotated[str, typer.Argument(help="order-events, notifier, …")]
@@ -42,29 +40,15 @@ for _name, _commands in (
     ("order", order),
     ("unknown", unknown),
     ("dead", dead),
+    ("delays", delays),
+    ("promises", promises),
     ("quarantine", quarantine),
 ):
     main.add_typer(_commands, name=_name)
 
 
-def _told(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn an error raised on purpose into one line and an exit code."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except Interrupted:
-            raise typer.Exit(_INTERRUPTED) from None
-        except AfterglowError as error:
-            tell_error(str(error))
-            raise typer.Exit(1) from None
-
-    return run
-
-
 @main.command()
-@_told
+@told
 def up(
     data: Data = DEFAULT_DATA,
     base_port: Annotated[
@@ -94,7 +78,7 @@ def up(
 
 
 @main.command()
-@_told
+@told
 def demo(
     data: Annotated[Path | None, typer.Option(help="Default: ./.afterglow.")] = None,
     base_port: Annotated[int | None, typer.Option(help="Default: the first free row.")] = None,
@@ -106,7 +90,7 @@ def demo(
 
 
 @main.command()
-@_told
+@told
 def check(
     shops_file: Annotated[Path | None, typer.Option("--shops", help="Default: SHOPS_FILE.")] = None,
     products_file: Annotated[
@@ -137,7 +121,7 @@ def key_new() -> None:
 
 
 @templates.command("preview")
-@_told
+@told
 def templates_preview(
     kind: Annotated[str, typer.Argument(help="order_confirmed, …")],
     language: Annotated[str, typer.Option(help="en, ru, pl or sl.")] = "en",
@@ -157,7 +141,7 @@ def templates_preview(
 
 
 @order.command("show")
-@_told
+@told
 def order_show(shop: str, order_id: str, data: Data = DEFAULT_DATA) -> None:
     """Print what every service knows and decided about an order."""
     show_order(_operator(data), shop, order_id, Console())
@@ -170,7 +154,7 @@ All = Annotated[bool, typer.Option("--all", help="Everything.")]
 
 
 @main.command()
-@_told
+@told
 def pause(
     shop: Shop = None,
     kind: Kind = None,
@@ -188,7 +172,7 @@ def pause(
 
 
 @main.command()
-@_told
+@told
 def resume(
     shop: Shop = None,
     kind: Kind = None,
@@ -207,28 +191,28 @@ def resume(
 
 
 @unknown.command("list")
-@_told
+@told
 def unknown_list(data: Data = DEFAULT_DATA) -> None:
     """List messages that may or may not have been accepted."""
     print_rows(_operator(data).ask(_NOTIFIER, "GET", "/v1/unknown"), Console())
 
 
 @unknown.command("resend")
-@_told
+@told
 def unknown_resend(number: Id, data: Data = DEFAULT_DATA) -> None:
     """Send it once more: the customer may get it twice."""
     _print(_operator(data).ask(_NOTIFIER, "POST", f"/v1/unknown/{quote(number, safe='')}/resend"))
 
 
 @unknown.command("forget")
-@_told
+@told
 def unknown_forget(number: Id, data: Data = DEFAULT_DATA) -> None:
     """Leave it: the customer may never get it."""
     _print(_operator(data).ask(_NOTIFIER, "POST", f"/v1/unknown/{quote(number, safe='')}/forget"))
 
 
 @dead.command("list")
-@_told
+@told
 def dead_list(data: Data = DEFAULT_DATA) -> None:
     """List the dead events of every service."""
     operator, console = _operator(data), Console()
@@ -238,28 +222,28 @@ def dead_list(data: Data = DEFAULT_DATA) -> None:
 
 
 @dead.command("show")
-@_told
+@told
 def dead_show(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> None:
     """Print one dead event with its body, which holds personal data."""
     _print(_operator(data).ask(service, "GET", f"/v1/dead/{quote(number, safe='')}"))
 
 
 @dead.command("replay")
-@_told
+@told
 def dead_replay(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> None:
     """Handle it again."""
     _print(_operator(data).ask(service, "POST", f"/v1/dead/{quote(number, safe='')}/replay"))
 
 
 @dead.command("discard")
-@_told
+@told
 def dead_discard(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) -> None:
     """Take it off the list for good."""
     _print(_operator(data).ask(service, "POST", f"/v1/dead/{quote(number, safe='')}/discard"))
 
 
 @quarantine.command("list")
-@_told
+@told
 def quarantine_list(data: Data = DEFAULT_DATA) -> None:
     """List the newest ones of every service that takes webhooks, without their bodies."""
     operator, console = _operator(data), Console()
@@ -273,7 +257,7 @@ def quarantine_list(data: Data = DEFAULT_DATA) -> None:
 
 
 @quarantine.command("replay")
-@_told
+@told
 def quarantine_replay(
     number: Id,
     service: Annotated[str, typer.Option(help="Which service's list.")] = _ORDER_EVENTS,

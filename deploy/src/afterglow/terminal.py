@@ -4,14 +4,20 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, ParamSpec, Self
+
+import typer
 
 from shared.errors import AfterglowError
 
 _COLOURS = ("36", "33", "35", "32", "34", "31")
 _NAME_WIDTH = 12
+_EXIT_INTERRUPTED = 130
+
+P = ParamSpec("P")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -111,3 +117,19 @@ def _first_told(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def tell_error(line: str) -> None:
     """Write one line to standard error."""
     sys.stderr.write(f"afterglow: {line}\n")
+
+
+def told(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn an error raised on purpose into one line and an exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except Interrupted:
+            raise typer.Exit(_EXIT_INTERRUPTED) from None
+        except AfterglowError as error:
+            tell_error(str(error))
+            raise typer.Exit(1) from None
+
+    return run

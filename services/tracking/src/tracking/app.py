@@ -18,7 +18,6 @@ from tracking.handlers.tally import carrier_label
 from tracking.settings import Settings
 from tracking.sweep import Sweep
 from tracking.watch import Watcher
-from tracking.watch import Watcher
 
 TOPICS: Final = ("orders", "scans")
 COUNT_SECONDS: Final = 60.0  # a million parcels are counted in a tenth of a second

@@ -3,6 +3,7 @@
 Several replicas share the work: what one has locked, the others skip.
 """
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -15,6 +16,7 @@ from tracking.handlers import SWEEP_MAX, Tracking
 
 POLL_SECONDS: Final = 1.0
 LEARN_SECONDS: Final = 5.0
+AT_ONCE: Final = 2  # while much is due: one is folded while the database works for the other
 log = structlog.get_logger(__name__)
 
 
@@ -32,6 +34,7 @@ class Sweep:
         self._limit = limit
         self._poll = min(POLL_SECONDS, day_seconds / 50)
         self._learn_in = 0.0
+        self._at_once = 1
 
     async def run(self, life: Life) -> None:
         """Work until the process stops; an unreachable database only delays."""
@@ -50,7 +53,13 @@ class Sweep:
 
     async def step(self) -> bool:
         """Do what is due, a bounded part of it; True when there is more."""
-        more = await self._tracking.sweep(self._limit) == self._limit
+        sweeps = (self._tracking.sweep(self._limit) for _ in range(self._at_once))
+        done = await asyncio.gather(*sweeps, return_exceptions=True)
+        for outcome in done:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        more = self._limit in done
+        self._at_once = AT_ONCE if more else 1
         self._learn_in -= self._poll
         if not more and self._learn_in <= 0:
             self._learn_in = LEARN_SECONDS

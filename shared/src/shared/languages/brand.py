@@ -116,15 +116,18 @@ def accent(color: str, background: str) -> str:
     Readable is a contrast of 4.5 (WCAG 2.2, 1.4.3); all three are `#rrggbb`.
     """
     towards = 0 if _luminance(background) > _READABLE else 255
-    for step in range(21):
-        mixed = "#" + "".join(
-            f"{round(int(color[at : at + 2], 16) * (20 - step) / 20 + towards * step / 20):02x}"
-            for at in (1, 3, 5)
-        )
-        darker, lighter = sorted((_luminance(mixed), _luminance(background)))
-        if (lighter + 0.05) / (darker + 0.05) >= _CONTRAST:
-            break
-    return mixed
+    behind = _luminance(background)
+
+    def mixed(step: int) -> str:
+        parts = (int(color[at : at + 2], 16) for at in (1, 3, 5))
+        return "#" + "".join(f"{round((p * (20 - step) + towards * step) / 20):02x}" for p in parts)
+
+    def contrast(mix: str) -> float:
+        darker, lighter = sorted((_luminance(mix), behind))
+        return (lighter + 0.05) / (darker + 0.05)
+
+    mixes = (mixed(step) for step in range(20))
+    return next((mix for mix in mixes if contrast(mix) >= _CONTRAST), mixed(20))
 
 
 def _luminance(color: str) -> float:

@@ -18,7 +18,8 @@ class Thresholds(BaseModel):
     """After how long which silence is a delay; days are working days of the carrier.
 
     `silence_days`: without a scan. `collect_days`: with a label and no scan. `days_under_way`: an order not
-    sent so many days before the last promised day is late. `arrival_hour`: on the last promised day, not out for
+    sent so many days before the last promised day is late. `eta_hours`: so long must the carrier's own date lie
+    after the promised day. `arrival_hour`: on the last promised day, not out for
     delivery by then; `evening_hour`: out for delivery, not delivered by then. `calendar` names one of the
     shop's calendars (weekdays, holidays, closed days, cut-off).
     """
@@ -28,6 +29,7 @@ class Thresholds(BaseModel):
     silence_days: WorkingDayCount | None = None
     collect_days: WorkingDayCount | None = None
     days_under_way: WorkingDayCount | None = None
+    eta_hours: Annotated[float, Field(ge=0, le=72)] | None = None
     arrival_hour: time | None = None
     evening_hour: time | None = None
     calendar: str | None = None
@@ -45,7 +47,7 @@ class Delays(Thresholds):
     """
 
     ship_from: Country | None = None
-    tolerance: float = Field(default=6, ge=0.1, le=100)
+    tolerance: float = Field(default=5, ge=0.1, le=100)
     contact_days: int = Field(default=2, ge=1, le=10)
     contact_hour: time = time(10)
     carriers: dict[str, Thresholds] = Field(default_factory=dict)

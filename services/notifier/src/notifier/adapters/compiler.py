@@ -6,7 +6,8 @@ but fill in values.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def kinds() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in FOLDER.glob("*/subject.txt")))
 
 
-def compile_all() -> tuple[dict[tuple[str, str], Compiled], frozenset[tuple[str, str | None]]]:
+@cache  # a second of work, and nothing in it changes while a process lives
+def compile_all() -> tuple[Mapping[tuple[str, str], Compiled], frozenset[tuple[str, str | None]]]:
     """Compile every kind in every language; also returns each (singular, plural) they use.
 
     Raises `GiveUp` naming the file when a template cannot be used.

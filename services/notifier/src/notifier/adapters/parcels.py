@@ -127,6 +127,9 @@ def _expected(
 ) -> tuple[str | None, str | None]:
     """Return the first and last ISO day on which it should come; None where nobody knows."""
     eta, promise = told.get("eta") or {}, order.get("promise") or {}
+    at = local_day(told["at"], zone) if told.get("at") else ""
+    if kind == "out_for_delivery" and at:
+        return at, at  # whatever was expected before
     if kind in DELAYS:
         first, _, last = (told.get("new") or "").partition("/")
     elif eta.get("to") or eta.get("from"):
@@ -137,10 +140,7 @@ def _expected(
     if not last:
         return None, None
     first, last = local_day(first or last, zone), local_day(last, zone)
-    at = told.get("at")
-    if at and last < local_day(at, zone):
-        return None, None  # a date that has passed is no answer
-    return first, last
+    return (first, last) if last >= at else (None, None)  # a date that has passed is no answer
 
 
 def parcel_values(
@@ -149,7 +149,7 @@ def parcel_values(
     """Return what the templates say about one parcel, beside `order_values` of `as_parcel`."""
     parcel, zone = told.get("parcel") or {}, shop.zone
     number, total = _counted(parcel)
-    hours = _hours(told, zone) if kind not in DELAYS else ""
+    hours = _hours(told, zone, _expected(kind, order, told, zone)[1])
     at, how = told.get("at"), told.get("how") or ""
     old, new = (_last_day(told.get(name)) for name in ("old", "new"))
     late = (Date.fromisoformat(new) - Date.fromisoformat(old)).days if old and new else 0
@@ -200,13 +200,15 @@ def _time(moment: str, zone: ZoneInfo) -> str:
     return f"{_local(moment, zone):%H:%M}"
 
 
-def _hours(told: Mapping[str, Any], zone: ZoneInfo) -> str:
-    """Return the window in which the carrier expects to come; nothing where it is only a day."""
+def _hours(told: Mapping[str, Any], zone: ZoneInfo, day: str | None) -> str:
+    """Return the window in which the carrier expects to come on this day; nothing where it names none."""
     eta = told.get("eta") or {}
     if not eta.get("from") or not eta.get("to"):
         return ""
     first, last = _local(eta["from"], zone), _local(eta["to"], zone)
-    if first.date() != last.date() or not timedelta() < last - first <= _WINDOW_MAX:
+    if not (f"{first.date()}" == f"{last.date()}" == day):
+        return ""
+    if not timedelta() < last - first <= _WINDOW_MAX:
         return ""
     return f"{first:%H:%M}–{last:%H:%M}"
 

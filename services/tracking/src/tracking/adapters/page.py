@@ -25,7 +25,7 @@ from tracking.adapters.story import Room, Subject, story
 PAGE_BYTES_MAX: Final = 48_000
 FOLDER: Final = Path(__file__).parent.parent / "templates"
 _ROOMS: Final = (Room(40, 40, 20, 200), Room(8, 12, 20, 80), Room(3, 3, 12, 40), Room(1, 1, 6, 40))
-_LIGHT, _DARK = "#f6f7f8", "#1d2126"  # the cards of style.css: the harder background of each scheme
+_LIGHT, _DARK = "#fff4e5", "#2b2219"  # --warnback in style.css: the hardest background of each
 
 Notice = Literal[
     "not_found",

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from shared.events import DateRange, OrderShipped
 from shared.languages import Language
-from shared.languages.brand import clean, safe_url
+from shared.languages.brand import carrier_name, clean, safe_url
 from shared.shops import Shop
 from tracking import languages as words
 from tracking.adapters.days import EXPECTED, Days, zone_of
@@ -267,7 +267,7 @@ class _Teller:
         return [self.text(words.NEXT[one.state])] if one.state in words.NEXT else []
 
     def _facts(self, body: OrderShipped) -> list[tuple[str, str]]:
-        carrier, number = _carrier(body.carrier), clean(body.tracking_number)
+        carrier, number = carrier_name(body.carrier), clean(body.tracking_number)
         rows = ((self.text("Carrier"), carrier), (self.text("Parcel number"), number))
         return [(name, value) for name, value in rows if value]
 
@@ -339,9 +339,11 @@ class _Teller:
 
     def _asked_values(self, one: choices.Requested | None) -> Values:
         if one is None:
-            return {"asked": "", "anchor": False}
-        table = words.ANSWERED if one.answered_at and one.wish in words.ANSWERED else words.ASKED
-        return {"asked": self.text(table[one.wish]), "anchor": one is self.newest_asked}
+            return {"asked": "", "standing": "", "anchor": False}
+        answered = one.answered_at is not None and one.wish in words.ANSWERED
+        standing = self.text("Answered" if answered else "Requested") if one.wish != "wait" else ""
+        said = self.text((words.ANSWERED if answered else words.ASKED)[one.wish])
+        return {"asked": said, "standing": standing, "anchor": one is self.newest_asked}
 
     def _only_asked(self, one: choices.Requested) -> Values:
         """What she asked for about a delay that is over: it is not forgotten."""
@@ -407,12 +409,3 @@ def _end(days: DateRange | None) -> str:
 def _https(url: str | None) -> str:
     safe = safe_url(url)
     return safe if safe.startswith("https://") else ""
-
-
-def _carrier(name: str | None) -> str:
-    """Return a carrier's name as people write it: from a code, its words."""
-    name = clean(name)
-    if not name or not re.fullmatch(r"[a-z0-9]+(?:[-_][a-z0-9]+)*", name):
-        return name
-    parts = re.split(r"[-_]", name)
-    return " ".join(part.upper() if len(part) <= 3 else part.capitalize() for part in parts)  # noqa: PLR2004

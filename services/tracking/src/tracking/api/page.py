@@ -149,7 +149,7 @@ class _Page:
         key = await store.find_page(self._db, token_hash(http.path_params["token"]))
         shop = self._shops.get(key[0]) if key else None
         order = await store.load_order(self._db, *key) if key else None
-        if shop is None or order is None or order.about is None or order.erased_at is not None:
+        if shop is None or order is None or order.about is None:  # not known, or forgotten
             return None
         return shop, order
 

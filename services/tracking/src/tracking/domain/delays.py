@@ -10,7 +10,7 @@ carrier's working days, so no Sunday and no public holiday, at either end, is ev
 | not_shipped | no parcel yet, and from now on the promise can hardly be kept |
 | not_collected | a label and no scan of the carrier |
 | silence | no scan for longer than this carrier is usually silent |
-| eta_changed | the carrier's own date lies after the promised day: at once |
+| eta_changed | the carrier's own date lies after the promised day, and stays there |
 | promise_date | the last promised day, and not out for delivery, or out for too long |
 | delivery_attempted, delayed, exception | a problem that does not leave enough time |
 | returning | it goes back, or the carrier says that it is lost or destroyed |
@@ -50,9 +50,8 @@ CAUSES: Final = (
 _AT_ONCE: Final = frozenset({"attempted", "delayed", "exception"})
 _DAY_ENDS: Final = timedelta(days=1)
 _LAST_MINUTE: Final = (23, 59)
-_ETA_BELIEVED: Final = 0.1  # may be wrong so often and is still told at once
 _ETA_IGNORED: Final = 0.5
-_ETA_HELD: Final = timedelta(hours=3)
+_ETA_HOURS: Final = 3.0
 _MORNING: Final = time(9)
 _AFTERNOON: Final = 12
 _EVENING: Final = 18
@@ -62,10 +61,12 @@ _NIGHT: Final = 21
 def _patience(days: int, hour: int) -> float:
     """Return how much of the tolerance may be spent at a mark: before the last day one can wait and be surer."""
     if days > 0:
-        return 0.15
+        return 0.12
+    if days == 0 and hour < _AFTERNOON:
+        return 0.0  # the vans are being loaded
     if days == 0 and hour < _NIGHT:
-        return 0.5 if hour >= _EVENING else 0.3
-    return 1.0
+        return 0.25 if hour >= _EVENING else 0.12
+    return 1.0 if days == 0 else 0.3
 
 
 _PATIENCE: Final = tuple(_patience(*mark) for mark in MARKS)
@@ -89,7 +90,7 @@ class Rules:
 
     route: Route
     limits: Thresholds
-    tolerance: float = 0.006  # share of parcels in time
+    tolerance: float = 0.005  # share of parcels in time
     cut_off: time | None = None
 
 
@@ -107,6 +108,7 @@ class History:
     view: View | None = None
     reason: str | None = None
     eta: date | None = None
+    eta_since: datetime | None = None  # when the carrier said so
     told: bool = False
 
     @property
@@ -173,7 +175,7 @@ def _causes(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[da
     if history.arrived:
         return
     if _surely_missed(history, rules):
-        yield known_at, _cause(state_standing(history, rules, known_at), 0)
+        yield known_at, "promise_date"
     if not habits.mute(abroad=rules.route.abroad):
         yield from _marked(history, rules, habits)
 
@@ -181,25 +183,18 @@ def _causes(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[da
 def _eta_told(history: History, rules: Rules, habits: Habits) -> datetime | None:
     """Return when the carrier's own date is told, where it lies after the promised day.
 
-    At once; of a carrier whose late dates often turn out wrong, when it still says so some hours later.
+    A date is often taken back within hours: before the last day it must stand for some. A carrier whose late
+    dates are mostly wrong is not believed.
     """
     if history.eta is None or history.eta <= history.promise or history.arrived:
         return None
-    wrong = habits.wrong_etas(abroad=rules.route.abroad)
-    if wrong <= _ETA_BELIEVED:
-        return history.known_at
-    if wrong > _ETA_IGNORED:
+    if habits.wrong_etas(abroad=rules.route.abroad) > _ETA_IGNORED:
         return None
-    evening = rules.route.at(last_day(history.promise, rules.route), _EVENING)
-    return max(history.known_at, min(history.known_at + _ETA_HELD, evening))
-
-
-def state_standing(history: History, rules: Rules, at: datetime) -> str:
-    """Return how the parcel stands at a moment if nothing is heard until then."""
-    if history.shipped_at is None and history.view is None:
-        return "unshipped"
-    levels = levels_of(history.view, rules.route, _clock_starts(history, rules))
-    return standing(history.view, rules.route, at, levels)
+    hours = rules.limits.eta_hours
+    held = timedelta(hours=_ETA_HOURS if hours is None else hours)
+    said_at = history.eta_since or history.known_at
+    today = rules.route.at(last_day(history.promise, rules.route), 0)
+    return max(history.known_at, min(said_at + held, max(today, said_at)))
 
 
 def _surely_missed(history: History, rules: Rules) -> bool:

@@ -205,6 +205,7 @@ class _Case:
             view=history.view,
             reason=history.reason,
             eta=history.eta,
+            eta_since=history.eta_since,
             told=told,
         )
         self.original = history
@@ -487,6 +488,7 @@ def _history(
         view=view,
         reason=shipment.reason,
         eta=_eta(shipment, rules),
+        eta_since=pace.calendar(shipment.eta_said_at) if shipment.eta_said_at else None,
     )
 
 

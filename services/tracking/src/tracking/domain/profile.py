@@ -7,14 +7,14 @@ So the share of parcels about which a warning at that mark would have been wrong
 is given only where that share is small. Nothing else is learned: a carrier that hardly scans teaches by
 itself that no scan means nothing.
 
-Counts only add up, so the order of learning makes no difference, and two profiles can be added.
+Counts only add up, so the order of learning makes no difference.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -23,7 +23,7 @@ from shared.calendars import WorkingDays
 from tracking.domain.priors import SLACK_DAYS, Mark, prior, prior_slack
 
 DAYS_BEFORE: Final = 6
-HOURS: Final = range(9, 23)
+HOURS: Final = (10, *range(12, 23))
 LEVELS: Final = 8
 NONE_LEVELS: Final = 3
 """Silence is counted in whole working days, up to so many."""
@@ -44,6 +44,8 @@ _DAY: Final = timedelta(days=1)
 _MONDAY_TO_SATURDAY: Final = frozenset(range(6))
 _LAST: Final = {"ofd": 0.9, "none": 0.02, "moving": 0.08}
 _LOST: Final = 0.004
+_WORTH: Final = 0.08  # usual share of late parcels: more wrong than right is no warning
+_FAR: Final = 4  # longer silences on the way abroad mean as little as short ones within a country
 _NEWS: Final = 1.25  # what many parcels say changes slowly
 _WRONG_ETAS: Final = 0.08
 _MUTE_SHARE: Final = 0.3
@@ -52,14 +54,19 @@ _NO_SCAN: Final = frozenset({"unknown", "label_created"})
 _DONE: Final = frozenset({"delivered", "returned", "cancelled", "expired"})
 
 SHOWS: Final = {
-    "unshipped": (0.1, 6), "none0": (0.01, 0), "none1": (0.04, 0), "none2": (0.06, 1), "none3": (0.1, 2),
-    "delayed": (0.08, 1), "exception": (0.08, 1), "attempted": (0.08, 0), "ofd": (0.03, 0),
+    "unshipped": (0.1, 10), "none0": (0.01, 0), "none1": (0.04, 0), "none2": (0.06, 1), "none3": (0.1, 1),
+    "delayed": (0.08, 0), "exception": (0.08, 0), "attempted": (0.08, 0), "ofd": (0.03, 0),
     "ofd_old": (0.02, 0), "quiet0": (0.08, 0), "quiet1": (0.08, 0), "quiet2": (0.08, 0),
-    "quiet3": (0.06, 1), "quiet4": (0.05, 2), "quiet5": (0.04, 3), "quiet6": (0.03, 4),
-    "quiet7": (0.03, 5), "quiet8": (0.05, 6),
+    "quiet3": (0.06, 0), "quiet4": (0.05, 1), "quiet5": (0.04, 2), "quiet6": (0.03, 3),
+    "quiet7": (0.03, 4), "quiet8": (0.05, 5),
 }  # fmt: skip
 """Standings that may be a delay: the rough share of late parcels that each shows, and how many days before the
 promised one it means something: what stands so earlier mostly still comes in time."""
+
+_FAMILIES: Final = {
+    "none": tuple(f"none{level}" for level in range(NONE_LEVELS + 1)),
+    "quiet": tuple(f"quiet{level}" for level in range(LEVELS + 1)),
+}
 
 # how parcels stood at last that were delivered unseen, and how many of them stand so the same day, later
 _ENDS_AS: Final = {
@@ -93,7 +100,7 @@ class Route:
     def at(self, day: date, hour: int | time) -> datetime:
         """Return the moment at which the destination's clock shows this."""
         clock = time(hour) if isinstance(hour, int) else hour
-        return datetime.combine(day, clock, self.zone)
+        return datetime.combine(day, clock, self.zone).astimezone(UTC)
 
 
 class View(NamedTuple):
@@ -251,21 +258,6 @@ class Profile:
             return "none"
         return "ofd" if views[-1].state == "out_for_delivery" else "moving"
 
-    def add(self, other: "Profile") -> "Profile":
-        """Return what both have learned."""
-        both = Profile()
-        both.learned = self.learned + other.learned
-        for one in (self, other):
-            for abroad, lane in one._lanes.items():
-                into = both._lanes[abroad]
-                into.arrived += lane.arrived
-                into.late += lane.late
-                for name in _LANE_FIELDS:
-                    getattr(into, name).update(getattr(lane, name))
-            for country, counts in one._under_way.items():
-                both._under_way.setdefault(country, Counter()).update(counts)
-        return both
-
     def dump(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         lanes = {
@@ -306,6 +298,11 @@ class Profile:
         )
         counted = lane.table[f"{place} {stood}"]
         return (counted + _WEIGHT * assumed) / (lane.arrived + _WEIGHT)
+
+    def counted(self, place: int, standings: Iterable[str], abroad: bool) -> int:  # noqa: FBT001
+        """Return how many parcels in time stood in one of these ways at a mark before their delivery."""
+        table = self._lanes[abroad].table
+        return sum(table[f"{place} {stood}"] for stood in standings)
 
     def slack(self, days: int, abroad: bool, pool: "Profile | None") -> float:  # noqa: FBT001
         """Return the share of parcels in time that arrive so many days before the last promised one."""
@@ -391,12 +388,12 @@ class Habits:
         wrong = {
             stood: self.wrong(place, stood, abroad)
             for stood, (_, earliest) in SHOWS.items()
-            if MARKS[place][0] <= earliest
+            if MARKS[place][0] <= (max(earliest - _FAR, 0) if abroad else earliest)
         }
         chosen, spent = [], 0.0
         for stood in sorted(wrong, key=lambda one: wrong[one] / SHOWS[one][0]):
             spent += wrong[stood]
-            if spent > tolerance:
+            if spent > tolerance or wrong[stood] > _WORTH * SHOWS[stood][0]:
                 break
             chosen.append(stood)
         return frozenset(chosen)
@@ -411,9 +408,27 @@ class Habits:
                 break
             key = (at, stood, abroad)
             if (here := self._stoods.get(key)) is None:
-                here = self._stoods[key] = self.own.stood(at, stood, abroad, self.pool)
+                here = self._stoods[key] = self._stood(at, stood, abroad)
             share += part * here
         return share
+
+    def _stood(self, place: int, stood: str, abroad: bool) -> float:  # noqa: FBT001
+        """Return the share of parcels in time that stand so at a mark before their delivery.
+
+        How many are silent at all is soon known of a carrier; for how long they are is taken from all
+        carriers until it has shown enough of them.
+        """
+        family = _FAMILIES.get(stood[:-1])
+        if family is None:
+            return self.own.stood(place, stood, abroad, self.pool)
+        silent = sum(self.own.stood(place, one, abroad, self.pool) for one in family)
+        assumed = self.pool.stood(place, stood, abroad, None)
+        of_all = sum(self.pool.stood(place, one, abroad, None) for one in family)
+        counted, of_own = (
+            self.own.counted(place, (stood,), abroad),
+            self.own.counted(place, family, abroad),
+        )
+        return silent * (counted + _WEIGHT * assumed / of_all) / (of_own + _WEIGHT)
 
     def _slack(self, abroad: bool) -> list[float]:  # noqa: FBT001
         if (known := self._slacks.get(abroad)) is None:

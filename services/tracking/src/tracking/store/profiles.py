@@ -36,7 +36,6 @@ class Profiles:
         )
         if not stale:
             return
-        self._fresh_until |= dict.fromkeys(stale, now + FRESH_SECONDS)
         rows = await tx.fetch(
             """select p.* from unnest($1::text[]) k(shop) cross join lateral (
                  select p.shop, p.carrier, p.body from profile p where p.shop = k.shop
@@ -49,6 +48,7 @@ class Profiles:
             if self._texts.get(key) != text:  # what it has worked out stays where nothing changed
                 self._texts[key] = text
                 self._known[key[0]][key[1]] = Profile.load(text)
+        self._fresh_until |= dict.fromkeys(stale, now + FRESH_SECONDS)
 
     async def learn(self, tx: Tx, stories: Iterable[tuple[Key, Story]]) -> None:
         """Take parcels into the profiles of their shop and carrier."""
