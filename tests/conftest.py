@@ -108,3 +108,11 @@ def chromium() -> Path:
         if found := shutil.which(name):
             return Path(found)
     pytest.skip("no browser: chromium is not installed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and say so, what takes minutes, unless it is asked for (`make soak`)."""
+    if "soak" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: run by make soak"))

@@ -17,6 +17,7 @@ from shared import shops
 
 pytestmark = pytest.mark.timeout(60)
 KEY = "operator-key-for-tests"
+BROKEN_OFF = object()
 runner = CliRunner()
 
 
@@ -28,13 +29,26 @@ class Services:
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         assert request.headers["Authorization"] == f"Bearer {KEY}"
         body = await request.json() if request.method == "PUT" else None
         self.asked.append((request.method, request.raw_path, body))
         if request.raw_path not in self.answers:
             return web.json_response({"error": "not_found", "detail": "no such thing"}, status=404)
-        return web.json_response(self.answers[request.raw_path])
+        answer = self.answers[request.raw_path]
+        if answer is BROKEN_OFF:
+            return await break_off(request)
+        return web.Response(body=answer) if isinstance(answer, bytes) else web.json_response(answer)
+
+
+async def break_off(request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse()
+    answer.enable_chunked_encoding()
+    await answer.prepare(request)
+    await answer.write(b'{"id":"1/1"}\n')
+    assert request.transport is not None
+    request.transport.close()
+    return answer
 
 
 @pytest.fixture
@@ -77,9 +91,67 @@ def run(*arguments: str, code: int = 0) -> str:
 
 def test_order_show_asks_every_service(services: Services) -> None:
     services.answers["/v1/orders/demo/A%2F1"] = {"order_id": "A/1"}
-    out = run("order", "show", "demo", "A/1", "--data", ".")
-    assert out.count('"order_id": "A/1"') == 2
+    out = run("order", "show", "demo", "A/1", "--json", "--data", ".")
+    assert json.loads(out) == {name: {"order_id": "A/1"} for name in ("order-events", "notifier")}
     assert [path for _, path, _ in services.asked] == ["/v1/orders/demo/A%2F1"] * 2
+    assert "Order A/1" in run("order", "show", "demo", "A/1", "--data", ".")
+
+
+def test_a_service_that_is_away_is_told_and_the_others_are_shown(
+    services: Services, tmp_path: Path
+) -> None:
+    services.answers["/v1/orders/demo/1"] = {"order_id": "1", "messages": []}
+    away = {"internal": {"tracking": "http://127.0.0.1:9", "notifier": services.url}}
+    (tmp_path / "demo.json").write_text(json.dumps(away | {"operator_key": KEY}))
+    result = runner.invoke(main, ["order", "show", "demo", "1", "--data", "."])
+    assert result.exit_code == 0
+    assert "tracking does not answer" in result.stderr
+    assert "Order 1" in result.stdout
+    assert "does not answer" in run("order", "show", "demo", "2", "--data", ".", code=1)
+
+
+@pytest.fixture
+def tracking(services: Services, tmp_path: Path) -> Services:
+    """The services with one more: tracking."""
+    found = json.loads((tmp_path / "demo.json").read_text())
+    found["internal"]["tracking"] = services.url
+    (tmp_path / "demo.json").write_text(json.dumps(found))
+    return services
+
+
+def test_the_past_is_exported_line_by_line_as_it_comes(tracking: Services) -> None:
+    lines = b'{"id":"1/1"}\n{"id":"2/1"}\n'
+    tracking.answers["/v1/history/demo?days=90"] = lines
+    tracking.answers["/v1/history/a%2Fb?days=7"] = b""
+    assert run("delays", "export", "demo", "--data", ".").encode() == lines
+    out = run("delays", "export", "a/b", "--days", "7", "--data", ".")
+    assert out == "afterglow: no parcel of a/b left within 7 days\n"
+    assert "no such thing" in run("delays", "export", "nobody", "--data", ".", code=1)
+
+
+def test_an_export_that_broke_off_is_no_history(tracking: Services) -> None:
+    tracking.answers["/v1/history/demo?days=90"] = BROKEN_OFF
+    assert "is not whole" in run("delays", "export", "demo", "--data", ".", code=1)
+
+
+def test_what_is_exported_can_be_replayed(tracking: Services, tmp_path: Path) -> None:
+    parcel = {
+        "id": "1/1",
+        "placed_at": "2026-11-02T09:00:00Z",
+        "shipped_at": "2026-11-02T14:00:00Z",
+        "promise": {"from": "2026-11-04", "to": "2026-11-05"},
+        "carrier": "gls",
+        "ship_from_country": "SI",
+        "ship_to_country": "SI",
+        "scans": [],
+        "delivered_at": "2026-11-04T10:00:00Z",
+    }
+    tracking.answers["/v1/history/demo?days=90"] = json.dumps(parcel).encode() + b"\n"
+    file = tmp_path / "history.jsonl"
+    file.write_text(run("delays", "export", "demo", "--data", "."))
+    assert (
+        json.loads(run("delays", "backtest", str(file), "--json").splitlines()[-1])["on_time"] == 1
+    )
 
 
 def test_an_order_nobody_knows_ends_with_a_line_and_a_code(services: Services) -> None:

@@ -146,7 +146,10 @@ def test_demo_json_tells_what_runs_once_all_is_ready(
     assert told["inbox"] == f"http://127.0.0.1:{base_port + 80}"
     assert told["shop"] == "demo"
     assert len(told["api_key"]) > 30
-    assert set(told["webhook_secrets"]) == {"shopify", "woocommerce"}
+    assert set(told["webhook_secrets"]) == {
+        "shopify", "woocommerce",
+        "aftership", "easypost", "shippo", "seventeentrack", "shipengine", "sendcloud",
+    }  # fmt: skip
     assert stat.S_IMODE((folder / "data" / "demo.json").stat().st_mode) == 0o600
     assert ask(told["inbox"] + "/api/messages") == []
     seen = ask(told["public"]["notifier"])

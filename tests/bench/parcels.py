@@ -14,11 +14,11 @@ import orjson
 from tests.bench import orders
 from tests.bench.machine import until
 from tests.bench.stack import Bench, Stack
-from tracking.app import create_app
 
 from shared import migrations
 from shared.clock import now
 from shared.events import Event, EventData, OrderPlaced, OrderShipped, ScanReported, event_id
+from tracking.app import create_app
 from tracking.settings import Settings
 
 IDLE_SECONDS = 65  # the gauges that are asked for once a minute included
@@ -159,6 +159,7 @@ def watch(on: Stack, bench: Bench, parcels: int, due: int) -> Numbers:
     return {
         "rate": due / seconds,
         "ms": sum(spent.values()) / due * 1000,
+        **{f"ms_{name}": cpu / due * 1000 for name, cpu in spent.items()},
         "sweep_s": seconds,
         "idle_percent": sum(idle.values()),
         **{f"idle_{name}_percent": value for name, value in idle.items()},
@@ -173,9 +174,10 @@ async def _let_be_late(url: str, due: int) -> None:
     try:
         await conn.execute(
             """update tracking.orders set check_at = now(), about = jsonb_set(about, '{promise}', $1)
-               where order_id = any(array(select 'w' || n from generate_series(1, $2::int) n))""",
+               from generate_series(1, $2::int) n where shop = $3 and order_id = 'w' || n""",
             promise,
             due,
+            orders.SHOP,
             timeout=300,
         )
     finally:

@@ -206,8 +206,8 @@ PLANTS: Mapping[str, Plant] = {
         (
             Patch(
                 TRACKING,
-                "        if await store.strangers(tx, batch.heard, batch.orders):\n",
-                "        if await store.strangers(tx, (), ()):\n",
+                "        if await store.strangers(tx, batch.heard, batch.named, batch.orders):\n",
+                "        if await store.strangers(tx, (), (), ()):\n",
             ),
         ),
         frozenset({"not folded"}),

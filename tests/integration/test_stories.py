@@ -186,8 +186,6 @@ async def test_while_the_broker_is_away_orders_are_taken_and_their_mails_follow(
 async def test_while_the_broker_is_away_for_a_minute_under_load_every_mail_follows(
     request: pytest.FixtureRequest, tmp_path: Path, both_migrated: str
 ) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes minutes: run by make soak")
     servers = request.getfixturevalue("kafka_servers")
     await _broker_away(tmp_path, both_migrated, servers, 60, 100)
 

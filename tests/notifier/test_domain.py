@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, strategies as st
 
-from notifier import domain
+from notifier import domain, policy
 from notifier.domain import Identity, State, Wanted
 from shared import facts
 from shared.events import email_hash
@@ -98,15 +98,15 @@ def test_who_may_be_reached_depends_on_the_shop() -> None:
         (listed, "ANA@Good.example.com", None),
         (listed, "ana@bad.example.com", "not_on_allowlist"),
     ]
-    assert [domain.admit(s, kind, c) for s, c, _ in cases] == [reason for *_, reason in cases]
+    assert [policy.admit(s, kind, c) for s, c, _ in cases] == [reason for *_, reason in cases]
 
 
 def test_facts_before_live_from_are_history() -> None:
     young = shop(LIVE)
     assert young.live_from is not None
-    assert domain.is_history(young, young.live_from - timedelta(seconds=1))
-    assert not domain.is_history(young, young.live_from)
-    assert not domain.is_history(shop(""), NOW)
+    assert policy.is_history(young, young.live_from - timedelta(seconds=1))
+    assert not policy.is_history(young, young.live_from)
+    assert not policy.is_history(shop(""), NOW)
 
 
 def test_the_key_names_everything_that_makes_a_message_another_one() -> None:
@@ -115,11 +115,11 @@ def test_the_key_names_everything_that_makes_a_message_another_one() -> None:
 
 
 def test_the_message_id_is_always_the_same_and_tells_nothing() -> None:
-    said = domain.message_id("demo|1001|order_confirmed||email|buyer|0", "x.org", b"k" * 80)
-    assert said == domain.message_id("demo|1001|order_confirmed||email|buyer|0", "x.org", b"k" * 80)
+    said = policy.message_id("demo|1001|order_confirmed||email|buyer|0", "x.org", b"k" * 80)
+    assert said == policy.message_id("demo|1001|order_confirmed||email|buyer|0", "x.org", b"k" * 80)
     assert re.fullmatch(r"<[0-9a-f]{40}@x\.org>", said)
-    assert said != domain.message_id("demo|1002|order_confirmed||email|buyer|0", "x.org", b"k" * 80)
-    assert said != domain.message_id("demo|1001|order_confirmed||email|buyer|0", "x.org", b"other")
+    assert said != policy.message_id("demo|1002|order_confirmed||email|buyer|0", "x.org", b"k" * 80)
+    assert said != policy.message_id("demo|1001|order_confirmed||email|buyer|0", "x.org", b"other")
 
 
 def test_an_address_has_one_hash_however_it_is_written() -> None:
@@ -127,4 +127,4 @@ def test_an_address_has_one_hash_however_it_is_written() -> None:
 
 
 def test_a_life_runs_from_the_fact() -> None:
-    assert domain.expires_at("order_confirmed", NOW) == NOW + timedelta(hours=24)
+    assert policy.expires_at("order_confirmed", NOW) == NOW + timedelta(hours=24)

@@ -82,6 +82,31 @@ async def test_any_order_of_the_facts_makes_the_same_rows_and_the_same_order(des
     )
 
 
+def days(first: str, last: str) -> dict[str, str]:
+    return {"from": first, "to": last, "source": "shop"}
+
+
+@pytest.mark.parametrize(("said", "last"), [("2026-12-14", "2026-12-14"), (None, "2026-12-10")])
+async def test_the_newer_word_of_the_shop_says_when_it_comes(
+    desk: Desk, said: str | None, last: str
+) -> None:
+    first = days("2026-11-25", "2026-11-27")  # said again, it is no new word
+    moved = Promise.model_validate(days("2026-12-10", "2026-12-10"))
+    for number, places in enumerate(itertools.permutations(range(3))):
+        order = f"o{number}"
+        promise = days(said, said) if said else first
+        body = placed_body(order, promise=promise, revision=wire(minutes_ago(3)))
+        facts = [
+            event(placed(order, promise=first), at=minutes_ago(10)),
+            event(OrderDelayed(order_id=order, promise=moved), at=minutes_ago(5)),
+            event(OrderUpdated.model_validate(body), at=minutes_ago(3)),
+        ]
+        for place in places:
+            await desk.hear(facts[place])
+        row = await desk.db.fetchrow("select snapshot from orders where order_id = $1", order)
+        assert orjson.loads(row["snapshot"])["promise"]["to"] == last
+
+
 async def test_facts_before_the_order_is_placed_are_kept_and_plan_nothing(desk: Desk) -> None:
     first, _, _, shipped = story()
     await desk.hear(shipped)

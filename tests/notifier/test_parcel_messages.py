@@ -86,10 +86,60 @@ def test_a_window_is_told_only_where_the_carrier_named_hours() -> None:
 
 def test_the_expected_day_is_the_carriers_else_the_promise_and_never_past() -> None:
     assert "by Wednesday 25 November" in render("order_shipped").text
-    assert "by Friday 27 November" in render("order_shipped", eta=None).text
-    late = render("order_shipped", eta=None, at="2026-11-29T09:00:00Z").text
+    assert "by Friday 27 November" in render("order_shipped", eta=None, new=None).text
+    told = render("order_shipped", eta=None, new="2026-11-30/2026-11-30").text
+    assert "by Monday 30 November" in told  # in a notice since the promise
+    earlier = render("order_shipped", eta=None, new="2026-11-26/2026-11-26").text
+    assert "by Friday 27 November" in earlier
+    late = render("order_shipped", eta=None, new=None, at="2026-11-29T09:00:00Z").text
     assert "should be with you" not in late
     assert "November" not in late.replace("22 November", "")
+
+
+def to_country(code: str) -> dict[str, Any]:
+    return {"ship_to": SAMPLE["order"]["ship_to"] | {"country": code}}
+
+
+def test_hours_are_the_customers_and_where_nobody_knows_those_it_says_whose_they_are() -> None:
+    out, there = "out_for_delivery", "delivered"
+    assert render(out, order=to_country("GB")).subject.startswith("Today, 09:00–13:00: ")
+    assert render(out, order=to_country("DE")).subject.startswith("Today, 10:00–14:00: ")
+    assert render(out, order=to_country("US")).subject.startswith("Today, 10:00–14:00 (Ljubljana)")
+    assert render(there, order=to_country("GB")).subject.startswith("Delivered at 12:05: ")
+    assert render(there, order=to_country("JP")).subject.startswith("Delivered at 21:05: ")
+    assert "13:05 (Ljubljana)" in render(there, order={"ship_to": None}).text
+    late = {"at": "2026-11-25T16:00:00Z"}
+    assert "Thursday 26 November, 01:00" in render(there, order=to_country("JP"), **late).text
+
+
+def test_what_no_message_will_follow_is_not_promised() -> None:
+    off = {"delay_update", "shipment_delayed", "order_delayed", "delivered", "order_shipped"}
+    silent = TEA.model_copy(update={"kinds_off": frozenset(off)})
+    order = SAMPLE["order"] | {"customer": SAMPLE["order"]["customer"] | {"locale": "en"}}
+    sentences = {
+        "order_confirmed": ("write to you", "Should the date move"),
+        "order_shipped": ("Should the date move",),
+        "out_for_delivery": ("we write to you",),
+        "shipment_delayed": ("We write again",),
+        "delay_update": ("We write again",),
+        "delay_over": ("Should the date move", "What happens next"),
+    }
+    for kind, never in sentences.items():
+        for shop in (TEA, silent):
+            content = RENDERER.render(
+                kind, order=order, shop=shop, links={"track": LINK}, facts=SAMPLE["facts"]
+            )
+            for sentence in never:
+                assert (sentence in content.text) is (shop is TEA), (kind, sentence)
+                assert (sentence in said(content.html)) is (shop is TEA), (kind, sentence)
+            assert "\n\n\n" not in content.text
+
+
+def test_several_late_parcels_make_the_order_late_and_are_counted() -> None:
+    content = render("shipment_delayed", late_parcels=2, parcel={})
+    assert content.subject == "Order SV-10452 will be 3 days late"
+    assert "This concerns 2 parcels of your order." in content.text
+    assert "This concerns" not in render("shipment_delayed").text
 
 
 def test_the_rest_of_an_order_is_announced() -> None:

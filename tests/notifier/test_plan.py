@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from notifier import domain
+from notifier import domain, policy
 from notifier.domain import Identity, Wanted
 from shared import facts
 from shared.facts import Fact
@@ -24,7 +24,7 @@ DELAYED, UPDATE, RECOVERED = (
     "shipment.recovered.v1",
 )
 DELIVERED, REVOKED = "parcel.delivered.v1", "parcel.delivery_revoked.v1"
-MOVED = "order.delayed.v1"
+MOVED, UPDATED = "order.delayed.v1", "order.updated.v1"
 WITHDRAWN, CANCELLED = "shipment.withdrawn.v1", "order.cancelled.v1"
 
 
@@ -94,10 +94,10 @@ def test_out_today_is_dropped_when_a_later_state_is_known(later: Fact) -> None:
 def test_out_today_lives_until_the_evening_of_the_shop() -> None:
     kind = "out_for_delivery"
     evening = datetime(2026, 11, 24, 20, tzinfo=UTC)
-    assert domain.expires_at(kind, NOON, LJUBLJANA) == evening
-    assert domain.expires_at(kind, evening + timedelta(hours=1), LJUBLJANA) == evening
-    assert domain.expires_at(kind, NOON, LJUBLJANA, evening=False) == NOON + timedelta(hours=24)
-    assert domain.expires_at("delivered", NOON, LJUBLJANA) == NOON + timedelta(days=7)
+    assert policy.expires_at(kind, NOON, LJUBLJANA) == evening
+    assert policy.expires_at(kind, evening + timedelta(hours=1), LJUBLJANA) == evening
+    assert policy.expires_at(kind, NOON, LJUBLJANA, evening=False) == NOON + timedelta(hours=24)
+    assert policy.expires_at("delivered", NOON, LJUBLJANA) == NOON + timedelta(days=7)
 
 
 def test_a_delivery_is_told_again_after_it_was_revoked() -> None:
@@ -214,12 +214,12 @@ def test_the_end_of_a_delay_is_told_only_to_who_heard_of_it() -> None:
         return Identity("key", "demo", "1", kind, subject, "email", "buyer", 0)
 
     notice = row("shipment_delayed", "7/1#1@>2026-11-28")
-    assert domain.was_told(over, [(notice, "sent")])
-    assert domain.was_told(over, [(notice, "unknown")])
+    assert domain.was_told(over, [], [(notice, "sent")])
+    assert domain.was_told(over, [], [(notice, "unknown")])
     for state in ("pending", "suppressed", "expired", "failed"):
-        assert not domain.was_told(over, [(notice, state)])
-    assert not domain.was_told(over, [(row("shipment_delayed", "7/2#1@>"), "sent")])
-    assert not domain.was_told(over, [(row("delivered", "7/1"), "sent")])
+        assert not domain.was_told(over, [], [(notice, state)])
+    assert not domain.was_told(over, [], [(row("shipment_delayed", "7/2#1@>"), "sent")])
+    assert not domain.was_told(over, [], [(row("delivered", "7/1"), "sent")])
 
 
 BUYER, RECEIVER = {"email": "ana@example.com"}, {"email": "maja@example.com"}
@@ -239,13 +239,13 @@ def test_the_receiver_hears_of_the_delivery_and_the_buyer_of_the_rest(
 ) -> None:
     order = {"customer": BUYER, "recipient": recipient}
     for kind in ("order_shipped", "out_for_delivery", "delivered"):
-        found = domain.role_of(kind, order)
+        found = policy.role_of(kind, order)
         assert found == role
-        assert domain.reader(order, found)["email"] == address
+        assert policy.reader(order, found)["email"] == address
     for kind in ("order_confirmed", "order_delayed", "shipment_delayed", "delay_over"):
-        assert domain.role_of(kind, order) == "buyer"
-    assert domain.reader({"customer": BUYER}, "recipient") == BUYER
-    assert domain.reader({}, "buyer") == {}
+        assert policy.role_of(kind, order) == "buyer"
+    assert policy.reader({"customer": BUYER}, "recipient") == BUYER
+    assert policy.reader({}, "buyer") == {}
 
 
 HOURS = st.integers(0, 40)
@@ -302,3 +302,68 @@ def test_any_order_and_any_duplication_end_in_the_same_rows(
         for start in range(0, len(arrived), batch):
             journal.hear(*arrived[start : start + batch])
         assert journal.rows == expected.rows
+
+
+def together(*told: Fact) -> dict[str, Wanted]:
+    """Return the messages about delays by their subject up to the date."""
+    state = domain.fold(facts.add([PLACED], told), LJUBLJANA)
+    about = (w for w in domain.plan(state) if w.kind in {"shipment_delayed", "delay_update"})
+    return {w.subject.partition("@")[0]: w for w in about}
+
+
+AT_ONCE = {"detected": (NOON + timedelta(hours=1)).isoformat()}
+
+
+def test_parcels_found_late_in_one_step_are_one_message() -> None:
+    late = [delayed(n / 10, new=f"{28 + n}", subject=f"7/{n}", **AT_ONCE) for n in (1, 2)]
+    found = together(*late)
+    assert [w.never for w in found.values()] == [None, "folded"]
+    first = found["7/1#1"]
+    assert (first.parcels, first.cause) == (("7/1", "7/2"), "silence")
+    assert (first.old, first.new) == ("2026-11-25/2026-11-27", "2026-11-30/2026-11-30")
+    other = delayed(subject="7/2", **{**AT_ONCE, "cause": "exception", "new": None})
+    assert (together(late[0], other)["7/1#1"].new, together(late[0], other)["7/1#1"].cause) == (
+        None,
+        None,
+    )
+    later = {"detected": (NOON + timedelta(hours=2)).isoformat()}
+    assert [w.never for w in together(late[0], delayed(subject="7/2", **later)).values()] == [
+        None,
+        None,
+    ]
+
+
+def test_of_several_late_parcels_one_that_arrives_leaves_the_message_to_the_others() -> None:
+    late = [delayed(n / 10, subject=f"7/{n}", **AT_ONCE) for n in (1, 2)]
+    found = together(*late, said(DELIVERED, 2, "7/1"))
+    assert (found["7/1#1"].never, found["7/1#1"].parcels) == (None, ("7/2",))
+    assert found["7/1#1"].fact.get("subject") == "7/2"  # type: ignore[union-attr]
+    both = together(*late, said(DELIVERED, 2, "7/1"), said(DELIVERED, 2, "7/2"))
+    assert [w.never for w in both.values()] == ["overtaken", "folded"]
+
+
+def test_the_end_of_a_delay_told_in_anothers_message_is_told() -> None:
+    late = [delayed(n / 10, subject=f"7/{n}", **AT_ONCE) for n in (1, 2)]
+    over = said(RECOVERED, 3, "7/2", episode=1)
+    plan = domain.plan(domain.fold(facts.add([PLACED], [*late, over]), LJUBLJANA))
+    end = next(w for w in plan if w.kind == "delay_over")
+    notice = next(w for w in plan if w.subject.startswith("7/1#1@"))
+    row = Identity("key", "demo", "1", notice.kind, notice.subject, "email", "buyer", 0)
+    assert domain.was_told(end, plan, [(row, "sent")])
+    assert not domain.was_told(end, plan, [(row, "suppressed")])
+
+
+def test_a_dispatch_says_the_days_told_before_it_unless_the_shop_said_others_since() -> None:
+    placed = facts.fact(
+        "order.placed.v1", NOON - timedelta(days=2), "p", promise="2026-11-25/2026-11-27"
+    )
+    late, sent = delayed(subject=None, cause="not_shipped"), said(SHIPPED, 5)
+
+    def told(*more: Fact) -> str | None:
+        plan = domain.plan(domain.fold(facts.add([placed, late, sent], more)))
+        return next(w.new for w in plan if w.kind == "order_shipped")
+
+    assert told() == "2026-11-28/2026-11-28"
+    assert told(said(MOVED, 1, None, promise="2026-12-01/2026-12-02")) is None
+    assert told(said(MOVED, -1, None, promise="2026-12-01/2026-12-02")) == "2026-11-28/2026-11-28"
+    assert told(said(UPDATED, 2, None, promise="2026-11-25/2026-11-27")) == "2026-11-28/2026-11-28"

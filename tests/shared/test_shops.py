@@ -62,6 +62,7 @@ def test_the_example_file_is_valid_and_shows_every_key() -> None:
     for name in tables:
         table = getattr(shop, name)
         assert table.model_fields_set == set(type(table).model_fields), name
+    assert shop.delays.model_fields_set >= {"ship_from", "tolerance", "contact_days", "carriers"}
     assert shop.calendars["default"].cut_off == time(14)
     assert shop.live_from == datetime(2026, 10, 31, 23, tzinfo=UTC)
     assert shops.by_source("/shops/tea/erp") is shop
@@ -121,6 +122,31 @@ def test_a_small_shop_starts_in_shadow_with_everything_absent() -> None:
             "shops.demo.webhooks.shopify.secrets: needs one",
         ),
         ("woocommerce = { preparing = ['Being packed'] }", "shops.demo.woocommerce.preparing[0]: "),
+        ("[shops.demo.delays]\nsilence = 3", "shops.demo.delays.silence: unknown key"),
+        (
+            "[shops.demo.delays]\nsilence_days = 0",
+            "shops.demo.delays.silence_days: Input should be",
+        ),
+        (
+            "[shops.demo.delays]\nship_from = 'si'",
+            "shops.demo.delays.ship_from: String should match",
+        ),
+        (
+            "[shops.demo.delays]\ncontact_hour = 23:00:00",
+            "shops.demo.delays.contact_hour: must lie",
+        ),
+        (
+            "[shops.demo.delays]\ncalendar = 'x'",
+            "shops.demo: delays.calendar names a calendar that is",
+        ),
+        (
+            "[shops.demo.delays.carriers.dhl]\nhour = 1",
+            "shops.demo.delays.carriers.dhl.hour: unknown key",
+        ),
+        (
+            "[shops.demo.delays.carriers.dhl]\ncalendar = 'x'",
+            "shops.demo: delays.carriers.dhl.calendar names a calendar",
+        ),
         (
             UNMEASURED,
             "shops.demo.compensation.rules[0]: needs amount or percent",
@@ -291,6 +317,16 @@ def test_quiet_hours_and_their_reverse_make_a_whole_day(a: time, b: time, t: tim
     if a != b:
         one, other = QuietHours(start=a, end=b), QuietHours(start=b, end=a)
         assert one.covers(t) is not other.covers(t)
+
+
+def test_what_a_carrier_does_not_differ_in_is_the_shops() -> None:
+    delays = demo(
+        "[shops.demo.delays]\nsilence_days = 3\ncollect_days = 2\n"
+        "[shops.demo.delays.carriers.'DHL*']\nsilence_days = 5\n"
+    ).delays
+    assert (delays.of("dhl-express").silence_days, delays.of("dhl-express").collect_days) == (5, 2)
+    assert (delays.of("gls").silence_days, delays.of(None).collect_days) == (3, 2)
+    assert demo().delays.of("gls").silence_days is None
 
 
 def test_a_woocommerce_status_may_be_written_with_its_prefix() -> None:

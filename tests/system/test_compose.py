@@ -249,7 +249,7 @@ def test_what_docker_shows_of_containers_and_images_holds_no_secret(stack: Stack
 def test_every_port_is_published_on_the_loopback_address_only() -> None:
     found = re.findall(r"ports: (\[.*\])", (ROOT / "docker-compose.yml").read_text())
     ports = [port for line in found for port in json.loads(line)]
-    assert len(ports) == 5
+    assert len(ports) == 7
     assert [p for p in ports if not re.fullmatch(r"127\.0\.0\.1:(\d+):\1", p)] == []
 
 

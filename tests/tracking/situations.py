@@ -21,6 +21,8 @@ SHOPS = parse("""
 name = "Leaf & Kettle"
 sender = { name = "Leaf & Kettle", address = "tea@leafandkettle.example" }
 reply_to = "help@leafandkettle.example"
+mode = "live"
+live_from = 2026-01-01T00:00:00Z
 time_zone = "Europe/Ljubljana"
 [shops.tea.support]
 phone = "+386 1 555 01 23"

@@ -227,15 +227,49 @@ def answer(code: int, data: object, status: int | None = None) -> Outcome:
 
 
 def test_the_calls_name_number_carrier_and_order() -> None:
-    body = {"tracking_number": "AB1", "slug": "dhl", "order_id": "1042"}
-    assert aftership.registration("AB1", "dhl", "1042") == Call("POST", "/trackings", json=body)
+    body = {"tracking_number": "AB1", "slug": "gls", "order_id": "1042"}
+    assert aftership.registration("AB1", "gls", "1042") == Call("POST", "/trackings", json=body)
     assert aftership.registration("AB1", None, "1042").json == {
         "tracking_number": "AB1",
         "order_id": "1042",
     }
-    params = {"tracking_numbers": "AB1", "slug": "dhl"}
-    assert aftership.question("AB1", "dhl") == Call("GET", "/trackings", params=params)
+    params = {"tracking_numbers": "AB1"}
+    assert aftership.question("AB1", "gls") == Call("GET", "/trackings", params=params)
     assert aftership.headers("k")["as-api-key"] == "k"
+
+
+@pytest.mark.parametrize(
+    ("carrier", "slug"),
+    [
+        ("gls", "gls"),
+        ("GLS", "gls"),
+        ("gls-slovenia", "gls-slovenia"),
+        ("Pošta Slovenije", "post-slovenia"),
+        ("posta-slovenije", "post-slovenia"),
+        ("DHL Express", "dhl"),
+        ("dhl-express", "dhl"),
+        ("DHL", None),
+        ("dhl", None),
+        ("Česká pošta", "ceska-posta"),
+        ("Cousin Jure", None),
+        ("Почта", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_carrier_is_named_only_when_its_name_there_is_sure(
+    carrier: str | None, slug: str | None
+) -> None:
+    call = aftership.registration("AB1", carrier, "1042")
+    assert call.json is not None
+    assert call.json.get("slug") == slug
+
+
+def test_of_a_number_registered_under_two_carriers_the_one_that_is_seen_counts() -> None:
+    wrong = TRACKING | {"slug": "gls", "tag": "Pending", "subtag": None, "checkpoints": []}
+    both = answer(200, {"trackings": [wrong, TRACKING]}), answer(200, {"trackings": [TRACKING]})
+    assert both[0] == both[1]
+    assert both[0].scans
 
 
 def test_registering_twice_is_done_already() -> None:

@@ -5,12 +5,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from shared.events import Eta
 from shared.shops import Shop, Thresholds, parse
 from tracking.domain.delays import Alarm, History, Rules, alarms, eta_day, rules_for
-from tracking.domain.profile import Habits, Profile, View
+from tracking.domain.profile import Habits, Profile
+from tracking.domain.standing import View
 
 LJUBLJANA = ZoneInfo("Europe/Ljubljana")
 UNKNOWN = Habits(Profile(), Profile())
@@ -121,6 +122,95 @@ def test_a_failed_attempt_is_a_delay_only_when_no_day_is_left() -> None:
     assert early is None or local(early).date() == FRIDAY
 
 
+# ---------------------------------------------------------------- a carrier that nobody knows yet
+
+COLD = {
+    "silent since Tuesday, promised for Friday": (
+        "in_transit", "2026-11-10T18:00", FRIDAY, "silence", "2026-11-13T10:00", "2026-11-13T21:00"),
+    "silent since the Friday before": (
+        "in_transit", "2026-11-06T18:00", FRIDAY, "silence", "2026-11-12T10:00", "2026-11-13T21:00"),
+    "moved last night, not out on the last day": (
+        "in_transit", "2026-11-12T22:00", FRIDAY, "promise_date", "2026-11-13T12:00", "2026-11-13T21:00"),
+    "moved on Saturday, promised for Monday": (
+        "in_transit", "2026-11-14T10:00", date(2026, 11, 16), "promise_date",
+        "2026-11-16T12:00", "2026-11-16T21:00"),
+    "silent for a week, promised for the week after": (
+        "in_transit", "2026-11-09T18:00", date(2026, 11, 24), "silence",
+        "2026-11-13T18:00", "2026-11-20T18:00"),
+    "silent over All Saints and a Sunday, promised for Wednesday": (
+        "in_transit", "2026-10-30T18:00", date(2026, 11, 4), "silence",
+        "2026-11-04T10:00", "2026-11-04T21:00"),
+    "silent over All Saints and a Sunday, promised for Monday": (
+        "in_transit", "2026-10-30T18:00", date(2026, 11, 2), "promise_date",
+        "2026-11-02T12:00", "2026-11-02T21:00"),
+    "a label only for four working days": (
+        "label_created", "2026-11-06T15:00", FRIDAY, "not_collected",
+        "2026-11-12T10:00", "2026-11-13T12:00"),
+    "a label only since Wednesday": (
+        "label_created", "2026-11-11T15:00", FRIDAY, "not_collected",
+        "2026-11-12T18:00", "2026-11-13T21:00"),
+    "a problem three days before": (
+        "exception", "2026-11-10T18:00", FRIDAY, "exception", "2026-11-12T10:00", "2026-11-13T18:00"),
+    "not at home the day before": (
+        "delivery_attempted", "2026-11-12T13:00", FRIDAY, "promise_date",
+        "2026-11-13T12:00", "2026-11-13T21:00"),
+}  # fmt: skip
+"""How it stands, since when, the last promised day; what a person would say, not before and not after when."""
+
+
+@pytest.mark.parametrize("case", COLD)
+def test_of_a_carrier_that_nobody_knows_a_person_would_say_the_same(case: str) -> None:
+    state, since, promise, cause, earliest, latest = COLD[case]
+    view = seen(state, since)
+    alarm = first(History(view.known_at, promise, at(since) - timedelta(hours=3), view))
+    assert alarm is not None
+    assert (alarm.cause, at(earliest) <= alarm.at <= at(latest)) == (cause, True), local(alarm)
+
+
+@pytest.mark.parametrize(
+    ("promise", "day", "hours"),
+    [
+        (FRIDAY, date(2026, 11, 12), (10, 18)),
+        (date(2026, 11, 14), FRIDAY, (10, 18)),  # a Saturday
+        (date(2026, 11, 15), FRIDAY, (10, 18)),  # a Sunday
+        (date(2026, 11, 16), FRIDAY, (10, 18)),  # a Monday: the Friday is the day before
+    ],
+)
+def test_an_order_not_sent_on_the_working_day_before_the_last_is_late(
+    promise: date, day: date, hours: tuple[int, int]
+) -> None:
+    alarm = local(first(History(at("2026-11-09T10:00"), promise)))
+    assert alarm.date() == day
+    assert hours[0] <= alarm.hour <= hours[1]
+
+
+def test_where_nobody_promised_a_day_a_parcel_that_moves_is_not_late() -> None:
+    for when in ("2026-11-12T22:00", "2026-11-13T07:00", "2026-11-16T07:00"):
+        assert first(sent("in_transit", when)) is not None
+        assert first(sent("in_transit", when, implied=True)) is None
+
+
+@settings(deadline=None)
+@given(
+    start=st.datetimes(datetime(2026, 11, 2), datetime(2026, 11, 12)),  # noqa: DTZ001 - made aware
+    longer=st.timedeltas(timedelta(hours=1), timedelta(days=8)),
+    days=st.integers(1, 15),
+    state=st.sampled_from(["label_created", "in_transit"]),
+)
+def test_a_longer_silence_is_never_told_later(
+    start: datetime, longer: timedelta, days: int, state: str
+) -> None:
+    promise = start.date() + timedelta(days=days)
+    short, long = (at_.replace(tzinfo=UTC) for at_ in (start, start - longer))
+    told = []
+    for since in (short, long):
+        view = View(short, state, since, since)  # all is known at the same moment
+        told.append(first(History(short, promise, since, view)))
+    if told[0] is not None:
+        assert told[1] is not None
+        assert told[1].at <= told[0].at
+
+
 # ---------------------------------------------------------------- the carrier's own date
 
 
@@ -178,6 +268,7 @@ states = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     known=st.datetimes(datetime(2026, 1, 2), datetime(2026, 12, 20)),  # noqa: DTZ001 - made aware
     state=states,

@@ -179,6 +179,7 @@ def answer(status: int, value: object) -> Outcome:
 def test_the_calls_name_the_number_and_only_carriers_that_easypost_spells_so() -> None:
     asked = {"tracker": {"tracking_code": "AB1", "carrier": "UPS"}}
     assert easypost.registration("AB1", "ups", "1042") == Call("POST", "/trackers", json=asked)
+    assert easypost.registration("AB1", "UPS", "1042").json == asked
     unnamed = easypost.registration("AB1", "posta-slovenije", "1042").json
     assert unnamed == {"tracker": {"tracking_code": "AB1"}}
     assert easypost.question("AB1", None) == Call(

@@ -10,6 +10,7 @@ import pytest
 from shared.events import (
     EventData,
     OrderShipped,
+    Payment,
     Promise,
     ScanReported,
     ShipmentDelayed,
@@ -17,9 +18,9 @@ from shared.events import (
     ShipmentRecovered,
 )
 from shared.shops import Shop, parse
-from tracking.domain import episodes
-from tracking.domain.fold import OrderState, Shipment, fold
-from tracking.domain.model import About, Order, Parcel, Track, scan_fact
+from tracking.domain import episodes, lessons
+from tracking.domain.fold import Shipment, fold, fold_order
+from tracking.domain.model import About, Order, OrderLine, Parcel, Track, scan_fact
 from tracking.domain.pace import Pace
 from tracking.domain.profile import Profile
 
@@ -46,38 +47,67 @@ def promised(day: date) -> Promise:
     return Promise.model_validate({"from": day, "to": day, "source": "shop"})
 
 
+FRIDAYS = promised(FRIDAY)
+
+
 class World:
     """An order whose time is moved by hand; `said` is all that was told."""
 
-    def __init__(self, extra: str = "", *, day_seconds: float = 86_400) -> None:
+    def __init__(
+        self,
+        extra: str = "",
+        *,
+        day_seconds: float = 86_400,
+        promise: Promise | None = FRIDAYS,
+        lines: dict[str, str] | None = None,
+        payment: Payment = "paid",
+    ) -> None:
         shop = parse(SHOP + extra).get("demo")
         assert shop is not None
         self.shop: Shop = shop
         placed = at("09 09:00")
-        about = About(placed_at=placed, country="SI", promise=promised(FRIDAY))
-        self.order = Order("demo", "1001", placed, about=about)
-        self.state = OrderState(placed_at=placed, promise=promised(FRIDAY))
+        ordered = tuple(
+            OrderLine(line_id=line_id, name="Tea", quantity=quantity)
+            for line_id, quantity in (lines or {}).items()
+        )
+        self.order = Order("demo", "1001", placed)
+        self.order.about = About(
+            placed_at=placed, country="SI", promise=promise, lines=ordered, payment=payment
+        )
+        self.state = fold_order(self.order)
         self.pace = Pace(placed, day_seconds)
         self.said: list[EventData] = []
         self.profiles: Mapping[str, Profile] = {}
         self.scans = 0
 
-    def ship(self, when: str = "09 15:00", shipment: str = "1") -> None:
-        body = OrderShipped(
-            order_id="1001", shipment_id=shipment, carrier="posta", tracking_number="AB1",
-            shipped_at=at(when),
-        )  # fmt: skip
+    def ship(
+        self, when: str = "09 15:00", shipment: str = "1", number: str = "AB1", **more: Any
+    ) -> list[EventData]:
+        body = OrderShipped.model_validate(
+            {
+                "order_id": "1001",
+                "shipment_id": shipment,
+                "carrier": "posta",
+                "tracking_number": number,
+                "shipped_at": at(when),
+            }
+            | more
+        )
         self.order.parcels[shipment] = Parcel(shipment, body, (at(when), 0, ""), at(when))
-        self.order.tracks["AB1"] = Track("demo", "AB1")
-        self.look(when)
+        self.order.tracks[number] = Track("demo", number)
+        return self.look(when)
 
-    def scan(self, state: str, when: str, **more: Any) -> list[EventData]:
+    def scan(
+        self, state: str, when: str, number: str = "AB1", heard: str | None = None, **more: Any
+    ) -> list[EventData]:
+        """Let a scan happen, and come in at `heard`."""
         self.scans += 1
         data = ScanReported.model_validate(
-            {"tracking_number": "AB1", "state": state, "occurred_at": at(when), **more}
+            {"tracking_number": number, "state": state, "occurred_at": at(when), **more}
         )
-        self.order.tracks["AB1"].add(scan_fact(data, str(self.scans), at(when)), at(when))
-        return self.look(when)
+        heard = heard or when
+        self.order.tracks[number].add(scan_fact(data, str(self.scans), at(heard)), at(heard))
+        return self.look(heard)
 
     def shipments(self) -> dict[str, Shipment]:
         return {n: fold(p, self.order.scans(p)) for n, p in self.order.parcels.items()}
@@ -104,7 +134,7 @@ class World:
             now = max(due, now + timedelta(seconds=1))
             told += self.look(now)
             args = (self.order, self.state, self.shipments(), self.shop, now, self.pace)
-            episodes.stories(*args)
+            lessons.stories(*args)
         raise AssertionError("it never comes to rest")
 
 
@@ -152,7 +182,7 @@ def test_an_episode_opens_once() -> None:
     ]
 
 
-def test_before_anything_is_sent_the_order_itself_is_late_and_sending_it_closes_that() -> None:
+def test_before_anything_is_sent_the_order_itself_is_late_and_the_parcel_takes_that_over() -> None:
     world = World()
     told = world.run("09 09:00", "13 23:00")
     assert [type(one) for one in told] == [ShipmentDelayed]
@@ -160,7 +190,7 @@ def test_before_anything_is_sent_the_order_itself_is_late_and_sending_it_closes_
     assert (told[0].shipment_id, told[0].cause) == (None, "not_shipped")
     assert episodes.open_delays(world.order) == [(None, 1)]
     world.ship("13 12:00")
-    assert episodes.open_delays(world.order) == []
+    assert episodes.open_delays(world.order) == [("1", 1)]
 
 
 def test_a_second_notice_only_when_the_date_moves_by_a_day() -> None:
@@ -216,6 +246,178 @@ def test_a_delivery_closes_an_episode_without_a_word() -> None:
     assert world.scan("delivered", "16 11:00") == []
     assert episodes.open_delays(world.order) == []
     assert world.run("16 11:00", "30 23:00") == []
+
+
+def test_a_scan_from_before_the_notice_that_comes_in_after_it_ends_nothing() -> None:
+    world = World()
+    world.ship()
+    world.scan("in_transit", "10 08:00")
+    (told,) = world.run("10 08:00", "14 09:00")
+    assert isinstance(told, ShipmentDelayed)
+    assert world.scan("in_transit", "09 20:00", heard="14 10:00") == []
+    assert world.scan("in_transit", "12 20:00", heard="14 11:00") == []
+    assert episodes.open_delays(world.order) == [("1", told.episode)]
+    over = world.scan("in_transit", "16 08:00")
+    assert [type(one) for one in over] == [ShipmentRecovered]
+
+
+def test_after_a_recovery_alarms_of_our_own_may_be_told_again() -> None:
+    world = World()
+    world.ship()
+    world.scan("in_transit", "10 08:00")
+    told = world.run("10 08:00", "20 12:00")
+    notices = [one for one in told if isinstance(one, ShipmentDelayed)]
+    assert len(notices) == episodes.MISSES_MAX
+    assert notices[-1].new is not None
+    assert notices[-1].new.to >= date(2026, 11, 20)
+    over = world.scan("in_transit", "20 12:00")
+    assert [type(one) for one in over] == [ShipmentRecovered]
+    again = world.run("20 12:00", "30 23:00")
+    assert any(isinstance(one, ShipmentDelayed) for one in again)
+
+
+def test_what_is_told_days_after_it_was_due_names_no_day_that_has_passed() -> None:
+    world = World()
+    world.ship()
+    world.scan("in_transit", "10 08:00")
+    (told,) = world.look("25 12:00")
+    assert isinstance(told, ShipmentDelayed)
+    assert told.new is not None
+    assert told.new.from_ > date(2026, 11, 25)
+
+
+# ---------------------------------------------------------------- an order that was late when it left
+
+
+def sent_late(world: World) -> ShipmentDelayed:
+    (told,) = world.run("09 09:00", "13 23:00")
+    assert isinstance(told, ShipmentDelayed)
+    assert told.new is not None
+    assert world.ship("13 23:30") == []
+    return told
+
+
+def test_the_date_told_before_it_was_sent_is_the_parcels_and_no_second_notice_comes_before_it() -> (
+    None
+):
+    world = World()
+    told = sent_late(world)
+    assert told.new is not None
+    assert episodes.believed(world.order, "1") == told.new
+    assert [(e.shipment_id, e.cause, e.new) for e in episodes.open_(world.order)] == [
+        ("1", episodes.SENT_LATE, told.new)
+    ]
+    world.scan("label_created", "13 23:40")
+    later = world.run("13 23:40", f"{told.new.to.day} 11:59")
+    assert {type(one) for one in later} == {ShipmentDelayUpdate}  # the word given still holds
+    assert later[0].next_contact_at is not None
+    missed = world.run(f"{told.new.to.day} 12:00", "30 23:00")
+    (again,) = [one for one in missed if isinstance(one, ShipmentDelayed)][:1]
+    assert (again.episode, again.old) == (2, told.new)
+
+
+def test_a_parcel_that_left_late_is_no_longer_late_when_it_moves_in_time_for_the_new_date() -> None:
+    world = World()
+    told = sent_late(world)
+    (over,) = world.scan("in_transit", "16 08:00")
+    assert isinstance(over, ShipmentRecovered)
+    assert (over.shipment_id, over.new) == ("1", told.new)
+    assert episodes.open_delays(world.order) == []
+    assert episodes.believed(world.order, "1") == told.new
+
+
+def test_a_parcel_that_nobody_scans_keeps_the_word_given_before_it_was_sent() -> None:
+    world = World()
+    told = sent_late(world)
+    world.order.parcels["1"].body = OrderShipped(
+        order_id="1001", shipment_id="1", carrier="courier"
+    )
+    updates = world.run("13 23:40", "30 23:00")
+    assert [type(one) for one in updates] == [ShipmentDelayUpdate, ShipmentDelayUpdate]
+    assert world.order.told["episodes"]["1"]["contact"] is None
+    assert told.episode == 1
+
+
+# ---------------------------------------------------------------- a carrier that gives it up
+
+
+def test_what_the_carrier_gives_up_stays_late_and_the_word_is_kept() -> None:
+    world = World()
+    told = late(world)
+    assert world.scan("expired", "16 08:00") == []
+    assert episodes.open_delays(world.order) == [("1", told.episode)]
+    updates = world.run("16 08:00", "30 23:00")
+    assert [type(one) for one in updates] == [ShipmentDelayUpdate, ShipmentDelayUpdate]
+    assert updates[0].detected_at == at("17 10:00")
+
+
+def test_what_the_carrier_gives_up_without_a_word_of_ours_is_told_once_without_a_date() -> None:
+    world = World()
+    world.ship()
+    world.scan("in_transit", "10 08:00")
+    told = world.scan("expired", "10 12:00")
+    told += world.run("10 12:00", "30 23:00")
+    notices = [one for one in told if isinstance(one, ShipmentDelayed)]
+    assert [(one.cause, one.new) for one in notices] == [("silence", None)]
+
+
+@pytest.mark.parametrize("end", ["returned", "cancelled"])
+def test_a_word_that_an_end_without_a_message_takes_back_is_noted(end: str) -> None:
+    world = World()
+    late(world)
+    assert world.scan(end, "16 08:00") == []
+    assert episodes.open_delays(world.order) == []
+    assert world.order.told["episodes"]["1"]["dropped"] == end
+
+
+# ---------------------------------------------------------------- several parcels
+
+
+def two_late(world: World) -> list[EventData]:
+    """Two parcels fall silent together."""
+    world.ship()
+    world.ship("09 15:00", "2", "AB2")
+    world.scan("in_transit", "10 08:00")
+    world.scan("in_transit", "10 08:00", "AB2")
+    told: list[EventData] = []
+    now = at("10 08:00")
+    while not told:
+        due = world.next(now)
+        assert due is not None
+        now = max(due, now + timedelta(seconds=1))
+        told = world.look(now)
+    return told
+
+
+def test_parcels_that_get_late_together_are_told_with_one_time_of_our_next_word() -> None:
+    told = two_late(World())
+    assert [one.shipment_id for one in told if isinstance(one, ShipmentDelayed)] == ["1", "2"]
+    assert len({(one.detected_at, one.next_contact_at) for one in told}) == 1  # type: ignore[attr-defined]
+
+
+def test_of_two_carriers_that_work_on_other_days_one_time_of_our_next_word_is_told() -> None:
+    six = 'weekdays = ["mon", "tue", "wed", "thu", "fri", "sat"]'
+    world = World(
+        f"[shops.demo.calendars.six]\n{six}\n[shops.demo.delays.carriers.gls]\ncalendar = 'six'\n"
+    )
+    world.ship()
+    world.ship("09 15:00", "2", "AB2", carrier="gls")
+    data = ScanReported(tracking_number="AB1", state="returning", occurred_at=at("13 15:00"))
+    world.order.tracks["AB1"].add(scan_fact(data, "first", at("13 15:00")), at("13 15:00"))
+    told = world.scan("returning", "13 15:00", "AB2")
+    contacts = [one.next_contact_at for one in told if isinstance(one, ShipmentDelayed)]
+    assert contacts == [at("17 10:00")] * 2
+
+
+def test_of_several_late_parcels_the_word_is_kept_once() -> None:
+    world = World()
+    two_late(world)
+    contact = world.order.told["episodes"]["1"]["contact"]
+    told = world.look(datetime.fromisoformat(contact))
+    assert [type(one) for one in told] == [ShipmentDelayUpdate]
+    said = world.order.told["episodes"]
+    assert [said[name]["rounds"] for name in ("1", "2")] == [1, 1]
+    assert said["1"]["contact"] == said["2"]["contact"]
 
 
 # ---------------------------------------------------------------- the kept word
@@ -338,13 +540,13 @@ def test_each_parcel_teaches_its_carrier_and_all_carriers_once() -> None:
     world.ship()
     world.scan("in_transit", "10 08:00")
     args = (world.order, world.state)
-    assert episodes.stories(*args, world.shipments(), world.shop, at("11 08:00"), world.pace) == []
+    assert lessons.stories(*args, world.shipments(), world.shop, at("11 08:00"), world.pace) == []
     world.scan("delivered", "11 09:00")
     now = (world.shipments(), world.shop, at("11 10:00"), world.pace)
-    assert episodes.concluded(*args, *now)
-    assert [name for name, _ in episodes.stories(*args, *now)] == ["posta", episodes.ALL]
-    assert episodes.stories(*args, *now) == []
-    assert not episodes.concluded(*args, *now)
+    assert lessons.concluded(*args, *now)
+    assert [name for name, _ in lessons.stories(*args, *now)] == ["posta", lessons.ALL]
+    assert lessons.stories(*args, *now) == []
+    assert not lessons.concluded(*args, *now)
 
 
 def test_a_parcel_that_is_never_heard_of_again_teaches_too() -> None:
@@ -352,9 +554,9 @@ def test_a_parcel_that_is_never_heard_of_again_teaches_too() -> None:
     world.ship()
     world.scan("in_transit", "10 08:00")
     args = (world.order, world.state, world.shipments(), world.shop)
-    assert not episodes.concluded(*args, at("16 08:00"), world.pace)
+    assert not lessons.concluded(*args, at("16 08:00"), world.pace)
     later = at("30 12:00")
-    found = episodes.stories(*args, later, world.pace)
+    found = lessons.stories(*args, later, world.pace)
     assert [story.delivered_at for _, story in found] == [None, None]
 
 

@@ -452,6 +452,41 @@ def test_the_promise_is_where_the_shop_last_moved_it() -> None:
     assert state.promise_moved_at == STATED.replace(hour=10)
 
 
+WORDS = {
+    "placed": ("order.placed.v1", "2026-11-25/2026-11-27"),
+    "same": ("order.updated.v1", "2026-11-25/2026-11-27"),
+    "other": ("order.updated.v1", "2026-12-12/2026-12-12"),
+    "delay": ("order.delayed.v1", "2026-12-10/2026-12-10"),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (("placed", "delay"), 10),
+        (("placed", "delay", "other"), 12),
+        (("placed", "other", "delay"), 10),
+        (("placed", "delay", "same"), 10),  # says nothing new
+        (("placed", "delay", "other", "same"), 27),
+    ],
+)
+def test_the_newer_word_of_the_shop_says_when_it_comes(words: tuple[str, ...], last: int) -> None:
+    told = [
+        facts.fact(type_, STATED + timedelta(hours=n), f"{n}", promise=days)
+        for n, (type_, days) in enumerate(WORDS[word] for word in words)
+    ]
+    for arrived in itertools.permutations(told):
+        holds = facts.promised(facts.add((), arrived))
+        assert holds is not None
+        assert str(holds.get("promise")).endswith(f"{last}")
+    order = order_of()
+    order.facts = facts.add((), told)
+    state = fold_order(order)
+    assert state.promise is not None
+    moved = words[-1] == "delay" or words[1:] == ("delay", "same")
+    assert state.promise.to.day == (10 if moved else 26)  # else as the snapshot says
+
+
 def test_a_return_is_remembered() -> None:
     state = fold_order(order_of(ReturnRequested(order_id="1", return_id="r")))
     assert state.return_requested_at == STATED.replace(hour=9)

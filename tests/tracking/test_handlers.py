@@ -22,6 +22,7 @@ from shared.events import (
 from shared.security import Links
 from shared.testing import event, placed, placed_body
 from tracking import store
+from tracking.adapters.reading import UNMAPPED
 from tracking.domain import choices
 from tracking.handlers import Choice, Delivery
 
@@ -235,6 +236,116 @@ async def test_a_group_of_many_parcels_costs_a_handful_of_statements(still: Fron
     assert statements <= 20
 
 
+async def test_another_expected_day_on_a_known_scan_is_told_and_is_no_second_scan(
+    still: Front,
+) -> None:
+    await still.hear(*order_events())
+    one = scan(eta={"from": None, "to": rfc3339(now() + timedelta(days=1))})
+    other = one.model_copy(update={"eta": scan(eta={"to": rfc3339(now() + timedelta(days=2))}).eta})
+    before = counted("afterglow_scans_total", source="test", outcome="eta")
+    first = await still.take(one)
+    again = await still.take(other)
+    assert (again.outcome, again.replayed, again.ids) == ("accepted", 0, first.ids)
+    assert (await still.take(other)).outcome == "duplicate"
+    assert counted("afterglow_scans_total", source="test", outcome="eta") == before + 1
+    told = [body["eta"]["to"] for _, body in await still.published()]
+    assert [day[:10] for day in told] == [str(e.eta.to.date()) for e in (one, other) if e.eta]
+    order = await store.load_order(still.db, "demo", "1001")
+    assert order is not None
+    assert len(order.tracks[NUMBER].scans) == 1
+
+
+async def test_only_a_word_that_is_not_mapped_counts_as_unmapped(still: Front) -> None:
+    before = counted("afterglow_scans_unmapped_total", source="test")
+    await still.take(scan("unknown"), scan("unknown", ago=2, reason="lost_in_thought"))
+    assert counted("afterglow_scans_unmapped_total", source="test") == before
+    odd = scan("unknown", ago=3, reason=UNMAPPED)
+    await still.take(odd)
+    await still.take(odd)
+    assert counted("afterglow_scans_unmapped_total", source="test") == before + 1
+
+
+@pytest.mark.parametrize("stated", [None, "HANDOVER1"])
+@pytest.mark.parametrize("first", ["scan", "parcel"])
+async def test_a_scan_that_names_its_parcel_joins_whatever_number_it_bears(
+    still: Front, stated: str | None, first: str
+) -> None:
+    said = scan("out_for_delivery", "LASTMILE9", order_id="1001", shipment_id="1001/1")
+    if first == "scan":
+        await still.take(said)
+        await still.hear(*order_events(number=stated))
+    else:
+        await still.hear(*order_events(number=stated))
+        await still.take(said)
+    assert states(await still.published()) == ["out_for_delivery"]
+    assert (await still.take(said)).outcome == "duplicate"
+
+
+async def test_a_scan_under_both_its_names_counts_once(still: Front) -> None:
+    await still.hear(*order_events())
+    await still.take(scan("delivery_attempted", order_id="1001", shipment_id="1001/1"))
+    order = await store.load_order(still.db, "demo", "1001")
+    assert order is not None
+    assert len(order.scans(order.parcels["1001/1"])) == 1
+
+
+async def test_a_scan_that_names_one_orders_parcel_moves_no_other_with_the_same_id(
+    still: Front,
+) -> None:
+    for order_id in ("1", "2"):
+        placed_, _ = order_events(order_id)
+        await still.hear(placed_, shipped(order_id, f"N{order_id}", shipment_id="1"))
+    await still.take(scan("out_for_delivery", "N1", order_id="1", shipment_id="1"))
+    await still.take(scan("out_for_delivery", "N2", shipment_id="1", ago=2, order_id="2"))
+    await still.take(scan("in_transit", "N1", order_id="1", shipment_id="1", ago=0.1))
+    for order_id in ("1", "2"):
+        assert states(await still.published(order_id)) == ["out_for_delivery"]
+        order = await store.load_order(still.db, "demo", order_id)
+        assert order is not None
+        assert len(order.scans(order.parcels["1"])) == 3 - int(order_id)
+
+
+@pytest.mark.parametrize("heard_of", [False, True])
+async def test_a_scan_waits_for_the_parcel_that_it_names_to_be_stated(
+    start: Starter, tracking_url: str, *, heard_of: bool
+) -> None:
+    async with (
+        start(tracking_url, loops=False) as one,
+        start(tracking_url, loops=False) as two,
+    ):
+        said = {"order_id": "1001", "shipment_id": "1001/1"}
+        if heard_of:
+            await one.take(scan("in_transit", "ELSE1", ago=3, **said))
+        events = order_events()
+        async with asyncio.TaskGroup() as group, one.db.transaction() as tx:
+            await one.tracking.receive(tx, events)
+            group.create_task(two.take(scan("out_for_delivery", "ELSE1", **said)))
+            await asyncio.sleep(0.3)
+        assert states(await one.published())[-1:] == ["out_for_delivery"]
+
+
+async def test_a_history_counts_in_no_metric_of_kept_words_and_delivers_nothing_today(
+    still: Front,
+) -> None:
+    carrier = "history-post"
+    old = {"shipped_at": rfc3339(now() - timedelta(days=40)), "carrier": carrier}
+    day = str(now().date() - timedelta(days=35))
+    at = {
+        "placed_at": rfc3339(now() - timedelta(days=41)),
+        "promise": {"from": day, "to": day},
+    }
+    for shop in ("new", "demo"):
+        await still.hear(placed(f"{shop}-1", **at), shop=shop)
+        body = shipped(f"{shop}-1", f"{shop}1", **old)
+        await still.hear(event(body, shop=shop, at=now() - timedelta(days=40)))
+        await still.take(scan("delivered", f"{shop}1", ago=800), shop=shop)
+        counts = [
+            counted("afterglow_promises_total", carrier=carrier, outcome=kept)
+            for kept in ("kept", "missed")
+        ]
+        assert sum(counts) == (0 if shop == "new" else 1)
+
+
 # ---------------------------------------------------------------- races
 
 
@@ -443,6 +554,33 @@ async def test_an_erased_customer_stands_in_no_table(still: Front) -> None:
     assert (order.about, order.parcels, order.check_at) == (None, {}, None)
     assert order.erased_at is not None
     assert await still.db.fetchval("select count(*) from page") == 0
+
+
+async def test_an_erasure_forgets_the_numbers_that_a_parcel_had_before(still: Front) -> None:
+    order, parcel = order_events(number="OLD111111")
+    await still.hear(order, parcel)
+    await still.take(scan("in_transit", "OLD111111", ago=3, place="Secret Village"), log=True)
+    await still.submit(
+        Delivery(still.shop(), "easypost", body=b'{"n": "OLD111111"}', unusable="odd")
+    )
+    changed = shipped(number="NEW222222").model_dump(by_alias=True)
+    await still.hear(ShipmentUpdated.model_validate(changed))
+    assert "Secret Village" in await everything(still)
+    await still.hear(parcel)  # told again, it is a former number all the same
+    await still.hear(event(CustomerErased(order_id="1001", at=now() + timedelta(seconds=1))))
+    left = await everything(still)
+    for personal in ("Secret Village", "OLD111111", "NEW222222"):
+        assert personal not in left
+
+
+async def test_a_former_number_is_known_whichever_statement_came_first(still: Front) -> None:
+    order, parcel = order_events(number="OLD1")
+    changed = shipped(number="NEW1").model_dump(by_alias=True)
+    await still.hear(event(ShipmentUpdated.model_validate(changed)))
+    await still.hear(parcel, order)
+    row = await still.db.fetchrow("select number_ref, former from parcel")
+    assert row is not None
+    assert tuple(row) == ("NEW1", ["OLD1"])
 
 
 async def test_facts_from_before_the_erasure_are_dropped_and_a_later_purchase_works(

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from random import Random
@@ -371,6 +370,13 @@ def test_a_parcel_no_carrier_speaks_of_is_assumed_delivered_where_the_shop_wants
     assert Watch().ship(1, final="yes").at(NOBODY_WAITS) == []
 
 
+def test_what_was_sent_before_the_shops_start_is_never_assumed_delivered() -> None:
+    shop = a_shop(assume_delivered_days=7, live_from=START + timedelta(days=1))
+    watch = Watch(shop).ship(1, final="yes")
+    assert watch.check(START) is None
+    assert watch.at(NOBODY_WAITS) == []
+
+
 def test_a_parcel_with_a_scan_is_never_assumed_delivered() -> None:
     watch = Watch(a_shop(assume_delivered_days=7)).ship(1, final="yes")
     label = scan("11-23 20:00", "label_created")
@@ -475,16 +481,12 @@ def test_however_scans_arrive_the_end_is_the_same_and_the_order_delivered_at_mos
 
 
 def test_shuffled_and_doubled_orders_end_as_they_happened_and_are_delivered_once() -> None:
-    began = time.process_time()
     assert run(0, 200).orders == 200
-    assert time.process_time() - began < 20
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)  # two idle cores need a third of it
 def test_ten_thousand_such_orders_of_each_of_twenty_seeds(request: pytest.FixtureRequest) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes minutes: run by make soak")
     command = [sys.executable, "-m", "tests.tracking.simulation", "10000"]
     cores = os.cpu_count() or 1
     seeds = [[str(seed) for seed in range(1 + core, 21, cores)] for core in range(min(cores, 20))]

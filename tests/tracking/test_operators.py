@@ -39,6 +39,9 @@ async def test_an_order_is_shown_with_its_parcels_and_all_that_was_said_of_them(
         ("quarantined", "aftership")
     ]
     assert {"episodes", "choices", "told", "check_at", "facts"} <= set(shown)
+    [delay] = shown["delays"]
+    assert (delay["shipment_id"], delay["promised"]) == ("1001/1", True)
+    assert delay["next_alarm_at"] or delay["because"]
     assert "Novak" not in answer.text
 
 

@@ -185,13 +185,35 @@ def test_a_late_parcel_has_both_dates_the_cause_our_next_word_and_the_choice() -
     assert "New date Saturday 28 November – Tuesday 1 December" in text
     assert "Before: Friday 27 November" in text
     assert "We promised it by Friday 27 November and will not make it." in text
-    assert "has not reported anything about it for longer than it should" in text
+    assert "Nothing has been reported about it for longer than usual." in text
     assert "We write to you by Thursday 26 November" in text
     for wish in ("I'll wait", "Change something", "Cancel it", "Call me"):
         assert wish in text
     page = Reader(render(SITUATIONS["late"]("en")))
     hidden = {a["name"]: a["value"] for tag, a in page.tags if a.get("type") == "hidden"}
     assert hidden == {"shipment": "1", "episode": "1"}
+
+
+def test_no_message_is_announced_that_cannot_be_sent() -> None:
+    silent = {"kinds_off": frozenset({"delay_update", "order_shipped"})}
+    for changes in (silent, {"mode": "shadow"}):
+        shop = TEA.model_copy(update=changes)
+        for name in ("late", "received"):
+            html = PAGES.page(subject(SITUATIONS[name]("en"), shop)).html.decode()
+            assert "We write to you" not in html
+        assert "As soon as it leaves us, you see it here." in html
+
+
+def test_the_days_told_before_dispatch_hold_until_others_are_told() -> None:
+    sent = late(ship(order("en")), "not_shipped", "")
+    before = sent.told["episodes"][""] | {"open": False, "base": "2026-11-27"}
+    sent.told["episodes"][""] = before
+    assert "Expected Saturday 28 November – Tuesday 1 December" in words(sent)
+    sent.told["episodes"][""] = before | {"base": "2026-11-20"}  # the shop moved its promise since
+    assert "Expected Tomorrow, Wednesday 25 November – Friday 27 November" in words(sent)
+    over = before | {"new": ["2026-11-30", "2026-11-30"]}
+    sent.told["episodes"] = {"": before, "1": over}
+    assert "Expected Monday 30 November" in words(sent)
 
 
 def test_the_form_is_there_only_while_a_delay_is_open() -> None:

@@ -6,18 +6,8 @@ import orjson
 from hypothesis import given, settings, strategies as st
 
 from shared.calendars import WorkingDays
-from tracking.domain.profile import (
-    MARKS,
-    Habits,
-    Levels,
-    Profile,
-    Route,
-    Story,
-    View,
-    grid,
-    last_day,
-    standing,
-)
+from tracking.domain.profile import Habits, Profile, Story
+from tracking.domain.standing import MARKS, Levels, Route, View, grid, last_day, standing
 
 ROUTE = Route(ZoneInfo("Europe/Ljubljana"), WorkingDays(countries=("SI",)), destination="SI")
 MONDAY = date(2026, 11, 9)
@@ -79,6 +69,20 @@ def test_a_profile_is_kept_as_small_json(told: list[Story]) -> None:
     assert len(text) < 20_000
     assert Profile.load(text).dump() == profile.dump()
     assert Profile.load(b'{"of_another_version": 1}').dump() == Profile().dump()
+
+
+@settings(deadline=None)
+@given(told=st.lists(stories, max_size=12), tolerance=st.floats(0.0001, 0.02), abroad=st.booleans())
+def test_where_a_silence_tells_a_longer_one_does_too(
+    *, told: list[Story], tolerance: float, abroad: bool
+) -> None:
+    habits = learned(*told)
+    for place in range(len(MARKS)):
+        telling = habits.telling(place, tolerance, abroad=abroad)
+        for kind, levels in (("quiet", range(8)), ("none", range(3))):
+            for level in levels:
+                if f"{kind}{level}" in telling:
+                    assert f"{kind}{level + 1}" in telling
 
 
 def test_a_carrier_that_never_scans_teaches_that_no_scan_means_nothing() -> None:

@@ -77,9 +77,9 @@ async def test_a_parcel_is_found_by_its_number_and_by_its_shipment(still: Front)
         assert await store.holders(tx, {("demo", NUMBER)}) == {KEY}
         assert await store.holders(tx, {("demo", "#1001/1"), ("demo", "X")}) == {KEY}
         assert await store.holders(tx, {("other", NUMBER), ("other", "#1001/1")}) == set()
-        assert await store.strangers(tx, {("demo", NUMBER)}, ())
-        assert not await store.strangers(tx, {("demo", NUMBER)}, [KEY])
-        assert not await store.strangers(tx, (), ())
+        assert await store.strangers(tx, {("demo", NUMBER)}, (), {})
+        assert not await store.strangers(tx, {("demo", NUMBER)}, (), {KEY: Order(*KEY, now())})
+        assert not await store.strangers(tx, (), (), {})
 
 
 async def test_only_one_of_two_sweeps_gets_an_order(still: Front) -> None:
@@ -139,6 +139,33 @@ async def test_a_parcel_that_still_travels_is_not_forgotten(still: Front) -> Non
     assert await counts(still) == {"parcel": 1, "track": 2, "page": 1, "webhooks": 0, "about": 1}
 
 
+async def test_a_parcel_whose_order_was_never_placed_is_forgotten_too(still: Front) -> None:
+    _, parcel = order_events()
+    await still.hear(parcel)
+    await still.take(scan("delivered"))
+    await age(still, 179)
+    await store.tidy(still.db)
+    assert (await counts(still))["parcel"] == 1
+    await age(still, 2)
+    await store.tidy(still.db)
+    assert (await counts(still))["parcel"] == 1  # what it is about happened less long ago
+    await still.db.execute("update parcel set stated_at = stated_at - interval '181 days'")
+    await store.tidy(still.db)
+    assert await counts(still) == {"parcel": 0, "track": 0, "page": 0, "webhooks": 0, "about": 0}
+
+
+async def test_what_a_former_number_was_said_to_do_is_forgotten_with_its_parcel(
+    still: Front,
+) -> None:
+    await still.hear(*order_events(number="OLD1"))
+    await still.take(scan("in_transit", "OLD1"))
+    await still.db.execute("update parcel set number_ref = 'NEW1', former = '{OLD1}'")
+    async with still.db.transaction() as tx:
+        _, gone = await store.erase(tx, *KEY, {"NEW1", "OLD1"}, now())
+    assert ("demo", "OLD1") in gone
+    assert (await counts(still))["track"] == 0
+
+
 async def test_expired_pages_are_deleted(still: Front) -> None:
     await still.hear(*order_events(), *order_events("2", "A2"))
     await still.db.execute("update page set expires_at = now() where order_id = '2'")
@@ -168,4 +195,4 @@ async def test_a_track_takes_a_scan_in_once(still: Front) -> None:
     assert len(tracks["demo", NUMBER].scans) == 1
     assert tracks["demo", "NEW"] == Track("demo", "NEW")
     (known,) = tracks["demo", NUMBER].scans
-    assert not tracks["demo", NUMBER].add(known, now())
+    assert tracks["demo", NUMBER].add(known, now()) == "known"

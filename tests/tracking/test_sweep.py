@@ -8,11 +8,13 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from shared import failpoints
 from shared.clock import now
 from shared.testing import placed
 from tracking.domain.profile import Profile
+from tracking.handlers import LEARN_MAX
 from tracking.sweep import Sweep
 
 from .conftest import Front, Starter, order_events, scan, states
@@ -220,3 +222,77 @@ async def test_states_are_told_in_the_sweep_as_elsewhere(still: Front) -> None:
     await still.make_due()
     await still.tracking.sweep()
     assert states(await still.published()) == ["in_transit"]
+
+
+async def test_an_order_that_cannot_be_learned_from_does_not_stop_the_others(still: Front) -> None:
+    for n in ("1", "2"):
+        await still.hear(*order_events(n, f"A{n}"))
+        await still.take(scan("delivered", f"A{n}"))
+    await still.db.execute(
+        "update orders set told = jsonb_set(told, '{learned}', '7') where order_id = '1'"
+    )
+    assert await still.tracking.learn() == 2
+    assert await still.tracking.learn() == 0
+    body = await still.db.fetchval("select body from profile where carrier = 'posta-slovenije'")
+    assert arrived(body) == 1
+
+
+async def test_learning_takes_few_orders_at_once_and_leaves_others_a_turn_after_each(
+    still: Front,
+) -> None:
+    for n in range(LEARN_MAX + 1):
+        await still.hear(*order_events(str(n), f"A{n}"))
+        await still.take(scan("delivered", f"A{n}"))
+    await still.db.execute("update orders set told = jsonb_set(told, '{learned}', '7')")
+    seen = set()
+    learned = asyncio.Event()
+
+    async def others() -> None:
+        while not learned.is_set():
+            seen.add(len(logs))
+            await asyncio.sleep(0)
+
+    with capture_logs() as logs:  # each order that teaches nothing says so
+        async with asyncio.TaskGroup() as group:
+            group.create_task(others())
+            assert await still.tracking.learn() == LEARN_MAX
+            learned.set()
+    assert seen == set(range(LEARN_MAX + 1))
+    sweep = Sweep(still.tracking)
+    assert await sweep.step()  # there is more to learn, and the loop comes round before it
+    assert not await sweep.step()
+
+
+# ---------------------------------------------------------------- two sweeps at once
+
+
+async def test_a_sweep_that_fails_beside_another_leaves_nothing_unseen(still: Front) -> None:
+    await still.hear(*(promised(str(n), 3) for n in range(8)))
+    await still.db.execute(
+        """update orders set check_at = now() - interval '1 hour' * (9 - order_id::int)
+           where order_id::int < 8"""
+    )
+    try:
+        failpoints.arm("sw.before_commit=raise@n=1")
+        done = await asyncio.gather(
+            still.tracking.sweep(2), still.tracking.sweep(2), return_exceptions=True
+        )
+    finally:
+        failpoints.arm("")
+    assert sorted(str(one) for one in done) == ["2", "failpoint sw.before_commit"]
+    oldest = "select order_id from orders order by check_at limit 2"
+    left = {row["order_id"] for row in await still.db.fetch(oldest)}
+    assert await still.tracking.sweep(2) == 2
+    assert left.isdisjoint({row["order_id"] for row in await still.db.fetch(oldest)})
+
+
+async def test_the_lower_of_two_sweeps_at_once_says_where_the_next_begins(still: Front) -> None:
+    await still.hear(*(promised(str(n), 3) for n in range(8)))
+    await still.make_due()
+    await still.db.execute(
+        "update orders set check_at = check_at - interval '1 day' where order_id::int < 2"
+    )
+    old = await still.db.fetchval("select max(check_at) from orders where order_id::int < 2")
+    assert await asyncio.gather(still.tracking.sweep(2), still.tracking.sweep(2)) == [2, 2]
+    assert still.tracking._swept_to is not None
+    assert still.tracking._swept_to <= old

@@ -19,16 +19,20 @@ from aiohttp.test_utils import TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
 
 from shared import failpoints
 from shared.clock import now
-from shared.events import ShipmentWithdrawn, rfc3339
+from shared.events import ShipmentUpdated, ShipmentWithdrawn, rfc3339
 from shared.life import Life
 from shared.observability import REGISTRATIONS
+from shared.settings import load
 from shared.shops import Shops, parse
 from shared.testing import placed
 from tracking.adapters import calls
+from tracking.adapters.reading import Call, Outcome
 from tracking.handlers import Answer, Choice, Delivery
+from tracking.settings import Settings
 from tracking.store.watch import aggregator
 from tracking.watch import Watcher
 
@@ -218,7 +222,7 @@ async def test_a_shipped_parcel_is_registered_once(still: Front, api: Api) -> No
         (
             "POST",
             "/trackings",
-            {"tracking_number": "AB1", "order_id": "1001", "slug": "posta-slovenije"},
+            {"tracking_number": "AB1", "order_id": "1001", "slug": "post-slovenia"},
         )
     ]
     assert api.keys == {KEY}
@@ -262,6 +266,62 @@ async def test_a_refusal_for_good_is_kept_where_an_operator_sees_it(still: Front
     assert counted("register", "give_up") == before + 1
     shown = (await still.ask("/v1/orders/watched/1001")).json()["parcels"][0]["watching"]
     assert [w["trouble"] for w in shown if w["ref"] == "AB1"] == ["4005"]
+
+
+UNKNOWN_CARRIER: Any = (400, {"meta": {"code": 4012, "message": "Cannot detect courier."}}, {})
+
+
+async def test_a_carrier_the_aggregator_does_not_know_it_is_to_find_itself(
+    still: Front, api: Api
+) -> None:
+    api.answers.append(UNKNOWN_CARRIER)
+    await still.hear(placed(), shipped(number="AB1", carrier="my-cousin"), shop="watched")
+    await work(watcher(still, api), until_=settled(still))
+    assert [body.get("slug") for _, _, body in api.calls] == ["my-cousin", None]
+    found = await state(still)
+    assert (found["trouble"], found["registered_at"] is not None) == (None, True)
+
+
+async def test_a_corrected_carrier_is_registered_however_the_wrong_one_ended(
+    still: Front, api: Api
+) -> None:
+    api.answers.extend([UNKNOWN_CARRIER, UNKNOWN_CARRIER])
+    await still.hear(placed(), shipped(number="AB1", carrier="my-cousin"), shop="watched")
+    await work(watcher(still, api), until_=settled(still))
+    found = await state(still)
+    assert (found["due_in"], found["trouble"]) == (None, "carrier_unknown")
+    await still.hear(restated(number="AB1", carrier="my-cousin"), shop="watched")
+    assert (await state(still))["due_in"] is None  # nothing is new
+    for carrier, slug in (("gls", "gls"), ("Pošta Slovenije", "post-slovenia"), (None, None)):
+        api.known.clear()
+        await still.hear(restated(number="AB1", carrier=carrier), shop="watched")
+        await work(watcher(still, api), until_=settled(still))
+        found = await state(still)
+        assert (found["trouble"], found["registered_at"] is not None) == (None, True)
+        assert api.calls[-1][2].get("slug") == slug
+    assert len(api.calls) == 5
+
+
+async def test_a_corrected_number_is_registered_and_so_is_the_first_when_it_was_right(
+    still: Front, api: Api
+) -> None:
+    await ship(still)
+    await work(watcher(still, api), until_=settled(still))
+    await still.hear(restated(number="ZZ9"), shop="watched")
+    await due(still)
+    await work(watcher(still, api), until_=settled(still, "ZZ9"))
+    await due(still)
+    await work(watcher(still, api), until_=settled(still))
+    assert (await state(still))["due_in"] is None
+    await still.hear(restated(number="AB1"), shop="watched")
+    await work(watcher(still, api), until_=settled(still))
+    assert api.posts() == ["AB1", "ZZ9", "AB1"]
+    assert (await state(still))["due_in"] is not None
+
+
+def restated(**changes: Any) -> ShipmentUpdated:
+    """State the parcel of order 1001 once more, as the shop corrects it."""
+    return ShipmentUpdated(**shipped(**changes).model_dump())
 
 
 async def hang(request: web.Request) -> web.StreamResponse:
@@ -456,7 +516,7 @@ async def test_a_silent_parcel_is_asked_about_and_what_is_told_counts(
     await due(still, registered_at="now() - interval '60 hours'")
     await work(watcher(still, api), until_=settled(still))
     assert [(method, body) for method, _, body in api.calls] == [
-        ("GET", {"tracking_numbers": "AB1", "slug": "posta-slovenije"})
+        ("GET", {"tracking_numbers": "AB1"})
     ]
     assert await still.parcel_state() == "out_for_delivery"
     assert "shipment.status_changed.v1" in await still.told("1001")
@@ -583,10 +643,10 @@ async def test_a_server_that_nobody_vouches_for_never_sees_the_key(tmp_path: Pat
         async with calls.session(5, 1) as http:
             answer = await calls.ask(
                 http,
-                calls.Call("GET", "/trackings"),
+                Call("GET", "/trackings"),
                 base_url=f"https://127.0.0.1:{port}",
                 headers={"as-api-key": KEY},
-                read=lambda *_: calls.Outcome("ok"),
+                read=lambda *_: Outcome("ok"),
             )
     finally:
         await runner.cleanup()
@@ -602,3 +662,44 @@ def test_retry_after_is_read_as_seconds_and_bounded(value: str, seconds: float |
     assert calls._retry_after(value) == seconds
     past = format_datetime(now() - timedelta(hours=1), usegmt=True)
     assert calls._retry_after(past) == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://api.example.com/v2", "http://127.0.0.1:81", "http://[::1]:81", "http://localhost:81"],
+)
+def test_an_aggregators_address_may_be_another_one(url: str) -> None:
+    assert settings(aftership_url=url).aftership_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.example.com",
+        "http://localhost.example.com",
+        "http://127.0.0.1.example.com",
+        "http://10.0.0.1",
+        "ftp://127.0.0.1",
+        "https://",
+        "api.example.com",
+        "https://name:word@api.example.com",
+        "https://api.example.com/?to=",
+    ],
+)
+def test_a_key_never_leaves_this_machine_unencrypted(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("aftership_url", "easypost_url"):
+        with pytest.raises(ValidationError, match="must start with https://"):
+            settings(**{name: url})
+    monkeypatch.setenv("AFTERSHIP_URL", url)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://db/tracking")
+    monkeypatch.setenv("OPERATOR_KEYS", "f" * 32)
+    monkeypatch.setenv("LINK_KEYS", "f" * 32)
+    with pytest.raises(SystemExit, match=r"^AFTERSHIP_URL .*must start with https://"):
+        load(Settings)
+
+
+def settings(**changes: str) -> Settings:
+    known: Any = {"database_url": "postgresql://db/tracking"}
+    return Settings(**known, operator_keys=("f" * 32,), link_keys=("f" * 32,), **changes)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import orjson
 import typer
 from rich.console import Console
 
 from afterglow import demo as demo_play, settings
-from afterglow.console import NotFound, Operator, connect, print_rows, show_order
+from afterglow.console import Data, NotFound, Operator, connect, find_order, print_rows
 from afterglow.delays import delays, promises
+from afterglow.order_page import page_console, print_order
 from afterglow.terminal import Interrupted, PrefixedOutput, run_until_interrupted, tell_error, told
 from afterglow.up import DEFAULT_BASE_PORT, DEFAULT_DATA, Options, running
 from shared import shops
@@ -23,7 +25,6 @@ from shared.shops import ShopsInvalid
 _NOTIFIER = "notifier"
 _ORDER_EVENTS = "order-events"
 
-Data = Annotated[Path, typer.Option(help="The folder that everything is kept in.")]
 Id = Annotated[str, typer.Argument(help="The number in the list.")]
 ServiceName = Annotated[str, typer.Argument(help="order-events, notifier, …")]
 
@@ -142,9 +143,23 @@ def templates_preview(
 
 @order.command("show")
 @told
-def order_show(shop: str, order_id: str, data: Data = DEFAULT_DATA) -> None:
-    """Print what every service knows and decided about an order."""
-    show_order(_operator(data), shop, order_id, Console())
+def order_show(
+    shop: str,
+    order_id: str,
+    data: Data = DEFAULT_DATA,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The services' answers as they are, by service.")
+    ] = False,
+) -> None:
+    """Print where an order stands, what every service did about it and why. Times are UTC."""
+    known, silent = find_order(_operator(data), shop, order_id)
+    for line in silent:
+        tell_error(line)
+    if as_json:
+        typer.echo(orjson.dumps(known, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print_order(known, page_console())
 
 
 Shop = Annotated[str | None, typer.Option(help="Only this shop.")]

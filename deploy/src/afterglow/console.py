@@ -1,20 +1,25 @@
 """The operator's side of the command line: asks the services' internal ports and prints."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any
 from urllib.parse import quote
 
 import aiohttp
 import orjson
+import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from afterglow import settings
 from afterglow.up import CONNECTION_FILES
 from shared.errors import AfterglowError
+
+Data = Annotated[Path, typer.Option(help="The folder that everything is kept in.")]
 
 _TIMEOUT_SECONDS = 30.0
 _FIRST_ERROR_STATUS = 400
@@ -36,29 +41,58 @@ class Operator:
         """Send one request and return the answer's JSON. Raises OperatorError."""
         return asyncio.run(self._ask(service, method, path, body))
 
+    def copy(self, service: str, path: str, out: IO[bytes]) -> int:
+        """Write an answer of any length as it comes and return its bytes. Raises OperatorError."""
+        return asyncio.run(self._copy(service, path, out))
+
     async def _ask(self, service: str, method: str, path: str, body: object) -> Any:
+        data = None if body is None else orjson.dumps(body)
+        patience = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        async with self._answer(service, method, path, patience, data) as answer:
+            return _json(await answer.read())
+
+    async def _copy(self, service: str, path: str, out: IO[bytes]) -> int:
+        size = 0
+        patience = aiohttp.ClientTimeout(
+            total=None, sock_connect=_TIMEOUT_SECONDS, sock_read=_TIMEOUT_SECONDS
+        )
+        async with self._answer(service, "GET", path, patience) as answer:
+            async for part in answer.content.iter_any():
+                out.write(part)
+                size += len(part)
+        out.flush()
+        return size
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        patience: aiohttp.ClientTimeout,
+        data: bytes | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         base = self.internal.get(service)
         if base is None:
             known = ", ".join(self.internal)
             raise OperatorError(f"no service {service} is known here, only {known}")
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        data = None if body is None else orjson.dumps(body)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
+                aiohttp.ClientSession(timeout=patience) as session,
                 session.request(method, base + path, headers=headers, data=data) as answer,
             ):
-                content = await answer.read()
-                status = answer.status
+                if answer.status >= _FIRST_ERROR_STATUS:
+                    told = _json(await answer.read())
+                    detail = told.get("detail") if isinstance(told, dict) else None
+                    missing = NotFound if answer.status == _NOT_FOUND else OperatorError
+                    reason = detail or "no reason given"
+                    raise missing(f"{service} answered {answer.status}: {reason}")
+                yield answer
+        except aiohttp.ClientPayloadError as error:
+            raise OperatorError(f"the answer of {service} broke off: it is not whole") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise OperatorError(f"{service} does not answer at {base}") from error
-        told = _json(content)
-        if status >= _FIRST_ERROR_STATUS:
-            detail = told.get("detail") if isinstance(told, dict) else None
-            missing = NotFound if status == _NOT_FOUND else OperatorError
-            raise missing(f"{service} answered {status}: {detail or 'no reason given'}")
-        return told
 
 
 class NotFound(OperatorError):
@@ -83,24 +117,26 @@ def connect(data: Path, env: Mapping[str, str]) -> Operator:
     )
 
 
-def show_order(operator: Operator, shop: str, order_id: str, console: Console) -> None:
-    """Print what every service knows about an order. Raises NotFound when none does."""
+def find_order(operator: Operator, shop: str, order_id: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what each service knows about an order, and why others could not say.
+
+    Raises NotFound when none knows it, OperatorError when nobody answers.
+    """
     path = f"/v1/orders/{quote(shop, safe='')}/{quote(order_id, safe='')}"
-    known = False
+    known: dict[str, Any] = {}
+    silent: list[str] = []
     for service in operator.internal:
-        console.rule(service)
         try:
-            told = operator.ask(service, "GET", path)
+            known[service] = operator.ask(service, "GET", path)
         except NotFound:
-            console.print("does not know this order")
             continue
         except OperatorError as error:
-            console.print(str(error), markup=False)
-            continue
-        known = True
-        console.print_json(orjson.dumps(told).decode(), indent=2)
+            silent.append(str(error))
+    if not known and silent:
+        raise OperatorError("; ".join(silent))
     if not known:
         raise NotFound(f"no service knows order {order_id} of shop {shop}")
+    return known, silent
 
 
 def print_rows(told: Any, console: Console) -> None:
@@ -117,7 +153,7 @@ def print_rows(told: Any, console: Console) -> None:
     for name in columns:
         table.add_column(name, overflow="fold")  # an id that is cut is no id
     for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
+        table.add_row(*(Text(_cell(row.get(name))) for name in columns))
     console.print(table)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
+from urllib.parse import quote
 
 import orjson
 import typer
@@ -12,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from afterglow import settings
-from afterglow.terminal import told
+from afterglow.console import Data, connect
+from afterglow.terminal import tell_error, told
+from afterglow.up import DEFAULT_DATA
 from shared import shops
 from shared.errors import AfterglowError
 from shared.shops import Shop
@@ -64,6 +67,23 @@ def backtest(
         _write(found)
         return
     _print_summary(found, Console())
+
+
+@delays.command("export")
+@told
+def export(
+    shop: Annotated[str, typer.Argument(help="The shop's id.")],
+    days: Annotated[int, typer.Option(help="Parcels that left so lately.", min=1, max=3650)] = 90,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Print the past parcels of a shop as `delays backtest` and `promises suggest` read them.
+
+    JSON lines, one object per parcel, nobody's name or address in them.
+    """
+    path = f"/v1/history/{quote(shop, safe='')}?days={days}"
+    operator = connect(data, settings.environment())
+    if not operator.copy("tracking", path, sys.stdout.buffer):
+        tell_error(f"no parcel of {shop} left within {days} days")
 
 
 @promises.command("suggest")

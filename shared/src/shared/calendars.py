@@ -21,14 +21,18 @@ MONDAY_TO_FRIDAY: Final = frozenset(range(5))
 _DAY: Final = timedelta(days=1)
 _YEARS_SEARCHED: Final = 20  # a calendar without any working day in so many years is a mistake
 
-_MAIN_ZONES: Final = {  # of countries with several, where most people live
-    "AR": "America/Argentina/Buenos_Aires", "AU": "Australia/Sydney", "BR": "America/Sao_Paulo",
-    "CA": "America/Toronto", "CD": "Africa/Kinshasa", "CL": "America/Santiago",
+_MAIN_ZONES: Final = {  # of countries with several names, where nine of ten people have one clock
+    "AR": "America/Argentina/Buenos_Aires", "BR": "America/Sao_Paulo", "CL": "America/Santiago",
     "CN": "Asia/Shanghai", "CY": "Asia/Nicosia", "DE": "Europe/Berlin", "EC": "America/Guayaquil",
-    "ES": "Europe/Madrid", "GL": "America/Nuuk", "ID": "Asia/Jakarta", "KZ": "Asia/Almaty",
-    "MN": "Asia/Ulaanbaatar", "MX": "America/Mexico_City", "MY": "Asia/Kuala_Lumpur",
-    "NZ": "Pacific/Auckland", "PF": "Pacific/Tahiti", "PT": "Europe/Lisbon", "RU": "Europe/Moscow",
-    "UA": "Europe/Kyiv", "US": "America/New_York", "UZ": "Asia/Tashkent", "XK": "Europe/Belgrade",
+    "ES": "Europe/Madrid", "GL": "America/Nuuk", "KZ": "Asia/Almaty", "MN": "Asia/Ulaanbaatar",
+    "MY": "Asia/Kuala_Lumpur", "NZ": "Pacific/Auckland", "PF": "Pacific/Tahiti",
+    "PT": "Europe/Lisbon", "UA": "Europe/Kyiv", "UZ": "Asia/Tashkent", "XK": "Europe/Belgrade",
+}  # fmt: skip
+_SEVERAL_CLOCKS: Final = {  # and where most people live there
+    "AU": "Australia/Sydney", "CA": "America/Toronto", "CD": "Africa/Kinshasa",
+    "FM": "Pacific/Pohnpei", "ID": "Asia/Jakarta", "KI": "Pacific/Tarawa",
+    "MX": "America/Mexico_City", "RU": "Europe/Moscow", "UM": "Pacific/Wake",
+    "US": "America/New_York",
 }  # fmt: skip
 
 
@@ -135,14 +139,27 @@ def holidays_of(*countries: str | None) -> tuple[Container[date], ...]:
 
 @cache
 def zone_of(country: str | None) -> ZoneInfo | None:
-    """Return the time zone that most people of a country live in (CLDR); None where it is not known."""
+    """Return the one clock that people of a country live by (CLDR).
+
+    None where nobody knows, or where it depends on where in the country: then the shop's own clock
+    counts, and whoever shows an hour says whose it is.
+    """
     code = (country or "").upper()
+    if code in _SEVERAL_CLOCKS:
+        return None
     zones = get_global("territory_zones").get(code) or ()
     name = _MAIN_ZONES.get(code) or (zones[0] if zones else None)
     try:
         return ZoneInfo(name) if name else None
     except (ZoneInfoNotFoundError, ValueError):
         return None
+
+
+@cache
+def day_zone_of(country: str | None) -> ZoneInfo | None:
+    """Return the clock to count a country's days by: where it has several, that of most people."""
+    name = _SEVERAL_CLOCKS.get((country or "").upper())
+    return ZoneInfo(name) if name else zone_of(country)
 
 
 def prepare() -> None:

@@ -30,6 +30,7 @@ from shared.events import (
     OrderCancelled,
     OrderDelayed,
     OrderPlaced,
+    OrderUpdated,
     ParcelDelivered,
     ShipmentDelayed,
     ShipmentDelayUpdate,
@@ -189,6 +190,7 @@ def _delay(data: DelayFact) -> dict[str, Any]:
 
 _READS: Final[Mapping[type[EventData], Callable[[Any], dict[str, Any]]]] = {
     OrderPlaced: _promised,
+    OrderUpdated: _promised,
     OrderDelayed: _promised,
     OrderCancelled: _cancelled,
     ShipmentStatusChanged: _status,
@@ -209,6 +211,24 @@ def subject_of(data: EventData) -> str:
 @cache  # asking a pydantic object for a field that it does not have is slow
 def _fields(kind: type[EventData]) -> frozenset[str]:
     return frozenset(kind.model_fields)
+
+
+def promised(facts: Iterable[Fact]) -> Fact | None:
+    """Return the fact whose `promise` holds, or withdraws it: the shop's last word on when an order comes.
+
+    The newer word wins. A snapshot that only repeats the days of the snapshot before is no new word:
+    shops send an order again for many reasons, and a delay they told in between still holds.
+    """
+    holds = snapshot = None
+    for one in facts:
+        days = one.get("promise")
+        if one.type in {"order.placed.v1", "order.updated.v1"}:
+            if snapshot is None or snapshot.get("promise") != days:
+                holds = one
+            snapshot = one
+        elif one.type == "order.delayed.v1" and days:
+            holds = one
+    return holds
 
 
 def add(facts: Iterable[Fact], new: Iterable[Fact]) -> tuple[Fact, ...]:

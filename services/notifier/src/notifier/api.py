@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from notifier import domain, store
+from notifier import domain, policy, store
 from shared import facts
 from shared.errors import Refused
 from shared.security import read_json
@@ -29,7 +29,7 @@ def _why_silent(shop: Shop | None, state: domain.State) -> str | None:
         return "this shop is not in shops.toml"
     if state.placed_at is None:
         return "not placed yet: facts are kept, nothing is planned"
-    if domain.is_history(shop, state.placed_at):
+    if policy.is_history(shop, state.placed_at):
         return f"history: placed before the shop's live_from ({shop.live_from})"
     return None
 

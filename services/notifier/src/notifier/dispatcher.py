@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import orjson
 import structlog
 
-from notifier import domain, store
+from notifier import policy, store
 from notifier.adapters.mime import Mail, build
 from notifier.adapters.parcels import news
 from notifier.adapters.render import Renderer
@@ -243,8 +243,8 @@ class Dispatcher:
         """Offer one message; whatever happens ends as a result."""
         shop = self._shops.get(job.shop)
         order = orjson.loads(job.snapshot or "{}")
-        address: str | None = domain.reader(order, job.role).get("email")
-        refusal = "unknown_shop" if shop is None else domain.admit(shop, job.kind, address)
+        address: str | None = policy.reader(order, job.role).get("email")
+        refusal = "unknown_shop" if shop is None else policy.admit(shop, job.kind, address)
         if refusal or job.suppressed_by:
             return Result(job, "suppressed", refusal or job.suppressed_by)
         assert shop is not None
@@ -289,9 +289,11 @@ class Dispatcher:
 
     def _mail(self, job: Job, shop: Shop, order: dict[str, Any]) -> Mail:
         self._renderer.products = self._shops.products
-        reader = domain.reader(order, job.role)
+        reader = policy.reader(order, job.role)
         told: dict[str, Any] = (
-            news(job, job.facts, job.parcels, shop.zone) if job.facts is not None else {}
+            news(job, job.facts, job.parcels, policy.zone_for(shop, order))
+            if job.facts is not None
+            else {}
         )
         role = "recipient" if reader is order.get("recipient") else "buyer"
         track = f"{self._track_url}/t/{self._links.token('track', job.shop, job.order_id)}"

@@ -1,39 +1,20 @@
 """What an order's facts mean for its messages: the fold, the plan, the guard. Pure rules, no I/O."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, tzinfo
 from itertools import groupby
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
-from shared.facts import Fact
-from shared.shops import Shop
+from shared.facts import Fact, promised
 
 Channel = Literal["email", "sms"]
 Role = Literal["buyer", "recipient"]
 
-_DAY: Final = timedelta(hours=24)
-LIVES: Final[dict[str, timedelta]] = {
-    "order_confirmed": _DAY,
-    "order_delayed": _DAY,
-    "order_shipped": timedelta(hours=72),
-    "out_for_delivery": _DAY,  # and only until the evening of the day it speaks of
-    "shipment_delayed": _DAY,
-    "delay_update": _DAY,
-    "delay_over": _DAY,
-    "delivered": timedelta(days=7),
-}
-"""How long a message of a kind is worth sending, counted from the fact's own time."""
-
-EVENING: Final = time(21)
-"""When "today" is over: a parcel that was to come today is not announced any more."""
-
 FINAL_STATES: Final = frozenset({"sent", "failed", "suppressed", "expired", "forgotten"})
-_TO_RECEIVER: Final = frozenset({"order_shipped", "out_for_delivery", "delivered"})
 _NOTICES: Final = frozenset({"shipment_delayed", "order_delayed"})
 _LEFT_US: Final = frozenset({"dispatching", "unknown", "sent"})
-_ENDED: Final = frozenset({"delivered", "returning", "returned", "cancelled", "expired"})
+_ENDED: Final = frozenset({"delivered", "returning", "returned", "cancelled"})
 
 _SHIPPED, _WITHDRAWN = "order.shipped.v1", "shipment.withdrawn.v1"
 _STATUS = "shipment.status_changed.v1"
@@ -71,7 +52,8 @@ class Wanted:
     """A message that the order's facts ask for. `at` is the time from which it is news.
 
     `never` is why it must not leave (any more). `fact` is what it tells; `old` and `new` are the days
-    ("from/to") before and after a delay.
+    ("from/to") before and after a delay, `new` of a dispatch the days told in a notice before it. `parcels`
+    are those whose delay it tells: several that are late at once are one message, with the `row` of one.
     """
 
     kind: str
@@ -82,6 +64,9 @@ class Wanted:
     fact: Fact | None = None
     old: str | None = None
     new: str | None = None
+    cause: str | None = None
+    parcels: tuple[str, ...] = ()
+    row: str | None = None  # the subject of the message that tells it, where that is another
 
     def key(self, shop: str, order_id: str, channel: Channel, role: Role = "buyer") -> str:
         """Return the message's key (see Identity)."""
@@ -103,14 +88,15 @@ class State:
     erased: bool = False
     parcels: dict[str, list[Fact]] = field(default_factory=dict)
     whole: list[Fact] = field(default_factory=list)  # about the order's promise, before any parcel
+    promise: Fact | None = None  # the shop's last word on when it comes
 
 
 def fold(facts: Sequence[Fact], zone: tzinfo = UTC) -> State:
     """Return the state: the same for any order of arrival and any duplication of the facts.
 
-    `zone` is where the shop's days begin and end.
+    `zone` is where the customer's days begin and end.
     """
-    state = State(zone)
+    state = State(zone, promise=promised(facts))
     for fact in facts:
         match fact.type:
             case "order.placed.v1":
@@ -147,6 +133,7 @@ def plan(state: State) -> list[Wanted]:
         wanted += _before_dispatch(state)
     for shipment_id, said in state.parcels.items():
         wanted += _about_parcel(state, shipment_id, said)
+    wanted += _parcels_late(state)
     return wanted
 
 
@@ -156,10 +143,63 @@ def _about_parcel(state: State, shipment_id: str, said: Sequence[Fact]) -> Itera
     stopped = "cancelled" if state.cancelled else withdrawn
     if shipped := next((f for f in said if f.type == _SHIPPED), None):
         never = stopped or ("overtaken" if any(map(_has_ended, said)) else None)
-        yield Wanted("order_shipped", shipment_id, shipped.at, never=never, fact=shipped)
+        told = _told_before_dispatch(state)
+        yield Wanted("order_shipped", shipment_id, shipped.at, never=never, fact=shipped, new=told)
     yield from _out_today(state.zone, shipment_id, said, withdrawn)
     yield from _deliveries(shipment_id, said, withdrawn)
-    yield from _delays(state.zone, shipment_id, said, stopped)
+
+
+def _told_before_dispatch(state: State) -> str | None:
+    """Return the days told in a notice about the order as a whole, where the shop said nothing since."""
+    since = state.promise.at if state.promise else None
+    said = [f for f in state.whole if f.type == _DELAYED and _text(f, "new")]
+    last = max(said, key=_found_out_at, default=None)
+    return _text(last, "new") if last and not (since and since > _found_out_at(last)) else None
+
+
+def _found_out_at(fact: Fact) -> datetime:
+    """Return when a delay became news: it may be found out after it happened."""
+    detected = fact.get("detected")
+    return max(fact.at, datetime.fromisoformat(str(detected))) if detected else fact.at
+
+
+def _parcels_late(state: State) -> Iterator[Wanted]:
+    """Yield the messages about delays of parcels; what is found out of several at once is one message.
+
+    It has the first one's row, and tells of those of which it is still worth telling.
+    """
+    never = "cancelled" if state.cancelled else None
+    made: dict[object, list[Wanted]] = {}
+    for shipment_id, said in state.parcels.items():
+        stopped = never or ("withdrawn" if _any(said, _WITHDRAWN) else None)
+        for one in _delays(state.zone, shipment_id, said, stopped):
+            assert one.fact is not None
+            detected = one.fact.get("detected")
+            step = (one.kind, one.round, detected or one.subject)
+            made.setdefault(step, []).append(replace(one, parcels=(shipment_id,)))
+    for together in made.values():
+        first, *others = sorted(together, key=lambda one: one.subject)
+        yield _as_one(first, [first, *others]) if others else first
+        yield from (replace(one, never="folded", row=first.subject) for one in others)
+
+
+def _as_one(first: Wanted, together: Sequence[Wanted]) -> Wanted:
+    living = [one for one in together if one.never is None] or [first]
+    causes = {one.cause for one in living}
+    days = [one.new for one in living]
+    return replace(
+        first,
+        never=living[0].never,
+        fact=living[0].fact,
+        old=min((one.old for one in living if one.old), key=_last_or_never, default=None),
+        new=None if None in days else max(days, key=_last_or_never),
+        cause=causes.pop() if len(causes) == 1 else None,
+        parcels=tuple(name for one in living for name in one.parcels),
+    )
+
+
+def _last_or_never(days: str | None) -> str:
+    return _last(days) or ""
 
 
 def _any(facts: Iterable[Fact], type_: str) -> bool:
@@ -233,13 +273,12 @@ def _delays(
             continue
         seen.add((made.kind, made.subject, made.round))
         never = stopped or _delay_is_over(zone, shipment_id, made, said, said[index + 1 :])
-        yield replace(made, never=never)
+        yield replace(made, never=never, cause=_text(fact, "cause"))
 
 
 def _delay(zone: tzinfo, shipment_id: str, fact: Fact) -> Wanted | None:
     """Return the message that a fact of a delay asks for; `shipment_id` is "" before dispatch."""
-    detected = fact.get("detected")
-    at = max(fact.at, datetime.fromisoformat(str(detected))) if detected else fact.at
+    at = _found_out_at(fact)
     episode, number = f"{shipment_id}#{fact.get('episode')}", fact.get("round")
     old, new = _text(fact, "old"), _text(fact, "new")
     match fact.type:
@@ -349,64 +388,13 @@ def guard(state: State, row: Identity) -> str | None:
     return wanted.never if wanted else None
 
 
-def was_told(over: Wanted, rows: Iterable[tuple[Identity, str]]) -> bool:
+def was_told(over: Wanted, plan: Iterable[Wanted], rows: Iterable[tuple[Identity, str]]) -> bool:
     """Tell whether a notice of what is over now has left us, so that its end is worth a word."""
-    parcel = over.subject.rpartition("#")[0]
+    late = {over.subject.rpartition("#")[0], *over.parcels}
+    notices = [one for one in plan if one.kind in _NOTICES]
+    told = {one.row or one.subject for one in notices if one.subject.rpartition("#")[0] in late}
     return any(
-        row.kind in _NOTICES and state in _LEFT_US and row.subject.startswith(f"{parcel}#")
+        row.subject in told or row.subject.rpartition("#")[0] in late
         for row, state in rows
+        if row.kind in _NOTICES and state in _LEFT_US
     )
-
-
-def role_of(kind: str, order: Mapping[str, Any]) -> Role:
-    """Return who gets a kind: the receiver what concerns the delivery, the buyer everything else.
-
-    A receiver whose address we do not know, or who is the buyer, is none.
-    """
-    address = (order.get("recipient") or {}).get("email")
-    other = address and address != (order.get("customer") or {}).get("email")
-    return "recipient" if other and kind in _TO_RECEIVER else "buyer"
-
-
-def reader(order: Mapping[str, Any], role: str) -> Mapping[str, Any]:
-    """Return the person behind a role, as the order names her; the buyer where there is no receiver."""
-    recipient = order.get("recipient") or {}
-    if role == "recipient" and recipient.get("email"):
-        return cast(Mapping[str, Any], recipient)
-    return order.get("customer") or {}
-
-
-def admit(shop: Shop, kind: str, contact: str | None) -> str | None:
-    """Return why this shop or this contact does not get a message of a kind, None when it does."""
-    if kind in shop.kinds_off:
-        return "kind_off"
-    if contact is None:
-        return "no_contact"
-    if shop.mode == "shadow":
-        return "shadow"
-    return None if shop.may_reach(contact) else "not_on_allowlist"
-
-
-def is_history(shop: Shop, at: datetime) -> bool:
-    """Tell whether a fact is older than the shop's `live_from`: it updates state, nothing else."""
-    return shop.live_from is not None and at < shop.live_from
-
-
-def expires_at(kind: str, at: datetime, zone: tzinfo = UTC, *, evening: bool = True) -> datetime:
-    """Return when a message is old news: its life runs from the fact, not from our hearing of it.
-
-    What is to come today is old in the `evening` (where a day lasts a day).
-    """
-    ends = at + LIVES[kind]
-    if kind == "out_for_delivery" and evening:
-        ends = min(ends, datetime.combine(at.astimezone(zone).date(), EVENING, zone))
-    return ends
-
-
-def message_id(key: str, sender: str, secret: bytes) -> str:
-    """Return the Message-ID of a message, in the sender's domain, telling nothing about the order.
-
-    Made once, with the row: keys rotate and senders change, a message's name does not.
-    """
-    digest = hashlib.blake2b(key.encode(), key=secret[:64], digest_size=20).hexdigest()
-    return f"<{digest}@{sender.rpartition('@')[2]}>"

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from notifier import domain, store
+from notifier import domain, policy, store
 from notifier.domain import Identity, Role, State, Wanted
 from notifier.store import Message, Order, Row
 from shared import facts
@@ -71,7 +71,8 @@ class Notifier:
         revoked: list[tuple[Row, str]] = []
         planned: dict[store.Key, Sequence[Wanted]] = {}
         for key, order in orders.items():
-            state = domain.fold(order.facts, self._shop(order.shop).zone)
+            looks = orjson.loads(order.snapshot or "{}")
+            state = domain.fold(order.facts, policy.zone_for(self._shop(order.shop), looks))
             planned[key] = domain.plan(state)
             revoked += _ruled_out(order, state)
         await store.save_orders(tx, orders.values())
@@ -107,7 +108,7 @@ class Notifier:
 
     def _count_history(self, event: Event) -> None:
         shop = self._shop(event.shop)
-        if domain.is_history(shop, event.time):
+        if policy.is_history(shop, event.time):
             HISTORY_FACTS.labels(event.type).inc()
 
     def _wanted(
@@ -115,23 +116,30 @@ class Notifier:
     ) -> Iterable[Message]:
         shop = self._shop(order.shop)
         for wanted in planned:
-            if domain.is_history(shop, wanted.happened_at):
+            if policy.is_history(shop, wanted.happened_at):
                 continue
             if not any(_key(order, wanted, role) in order.rows for role in get_args(Role)):
-                yield self._message(order, shop, wanted, recorded_at)
+                yield self._message(order, shop, wanted, planned, recorded_at)
 
-    def _message(self, order: Order, shop: Shop, wanted: Wanted, recorded_at: datetime) -> Message:
+    def _message(
+        self,
+        order: Order,
+        shop: Shop,
+        wanted: Wanted,
+        planned: Sequence[Wanted],
+        recorded_at: datetime,
+    ) -> Message:
         snapshot = orjson.loads(order.snapshot or "{}")
-        role = domain.role_of(wanted.kind, snapshot)
-        contact = domain.reader(snapshot, role).get("email")
-        reason = wanted.never or domain.admit(shop, wanted.kind, contact)
+        role = policy.role_of(wanted.kind, snapshot)
+        contact = policy.reader(snapshot, role).get("email")
+        reason = wanted.never or policy.admit(shop, wanted.kind, contact)
         if reason is None and wanted.kind == "delay_over":
             rows = ((row, row.state) for row in order.rows.values())
-            reason = None if domain.was_told(wanted, rows) else "never_told"
+            reason = None if domain.was_told(wanted, planned, rows) else "never_told"
         key = _key(order, wanted, role)
         return Message(
             key=key,
-            message_id=domain.message_id(key, shop.sender.address, self._secret),
+            message_id=policy.message_id(key, shop.sender.address, self._secret),
             shop=order.shop,
             order_id=order.order_id,
             kind=wanted.kind,
@@ -143,8 +151,11 @@ class Notifier:
             reason=reason,
             fact_at=wanted.at,
             recorded_at=recorded_at,
-            expires_at=domain.expires_at(
-                wanted.kind, wanted.at, shop.zone, evening=self._real_days
+            expires_at=policy.expires_at(
+                wanted.kind,
+                wanted.at,
+                policy.zone_for(shop, snapshot),
+                evening=self._real_days,
             ),
         )
 
@@ -225,12 +236,15 @@ def _learn_parcel(order: Order, data: EventData, fact: Fact) -> None:
 
 
 def _move_promise(order: Order) -> None:
-    """Let the last delay since the order's last revision say when it comes, whichever came first."""
-    moved = [f for f in order.facts if f.type == OrderDelayed.type and f.get("promise")]
-    if moved and order.snapshot and order.revision and moved[-1].at > order.revision:
-        first, last = str(moved[-1].get("promise")).split("/")
-        promise = {"from": first, "to": last, "source": "shop"}
-        order.snapshot = orjson.dumps(orjson.loads(order.snapshot) | {"promise": promise}).decode()
+    """Let the shop's last word say when the order comes, in whichever order its words came."""
+    if not order.snapshot or not any(f.type == OrderDelayed.type for f in order.facts):
+        return  # the snapshot says it
+    said, looks = facts.promised(order.facts), orjson.loads(order.snapshot)
+    first, _, last = str((said.get("promise") if said else None) or "").partition("/")
+    known = looks.get("promise") or {}
+    if (known.get("from") or "", known.get("to") or "") != (first, last):
+        looks["promise"] = {"from": first, "to": last, "source": "shop"} if last else None
+        order.snapshot = orjson.dumps(looks).decode()
 
 
 def _ruled_out(order: Order, state: State) -> Iterable[tuple[Row, str]]:

@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> Service:
             *api.public_routes(gate.submit, shops),
             *page_routes(gate.submit, db, shops, settings.day_seconds),
         ],
-        internal=api.internal_routes(db, gate.submit, shops),
+        internal=api.internal_routes(db, gate.submit, shops, settings.day_seconds),
         loops=[Sweep(tracking, day_seconds=settings.day_seconds).run, watcher.run],
         gates=[gate],
         consumer=Consumer(db, bus, "tracking", TOPICS, tracking.receive, after=tracking.received),

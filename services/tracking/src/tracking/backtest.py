@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
-from shared.calendars import holidays_of, zone_of
+from shared.calendars import day_zone_of, holidays_of
 from shared.errors import AfterglowError
 from shared.events import (
     DateRange,
@@ -36,7 +36,7 @@ from shared.events import (
 from shared.events.orders import ShipmentState, Value
 from shared.events.values import Country, Instant, Line, Precision, ShortLine
 from shared.shops import Shop
-from tracking.domain import episodes
+from tracking.domain import episodes, lessons
 from tracking.domain.fold import OrderState, fold
 from tracking.domain.model import About, Order, Parcel, Track, scan_fact, shipment_ref
 from tracking.domain.pace import Pace
@@ -90,7 +90,7 @@ class PastParcel(Value):
     @property
     def zone(self) -> ZoneInfo:
         """The destination's time zone, in which its promised day ends."""
-        return zone_of(self.ship_to_country) or ZoneInfo("UTC")
+        return day_zone_of(self.ship_to_country) or ZoneInfo("UTC")
 
     @property
     def promised_until(self) -> datetime | None:
@@ -205,7 +205,7 @@ class Replay:
                 _ship(running)
             elif kind == _SCAN:
                 _scan(running, running.past.scans[number], number)
-            self._step(place, running, now)
+            self._step(place, running, now, only_heard=kind == _SCAN)
         return verdicts
 
     def _start(self, place: int, past: PastParcel, verdict: Verdict) -> None:
@@ -215,6 +215,7 @@ class Replay:
         about = About.model_construct(
             placed_at=past.placed_at, country=past.ship_to_country, method=past.method,
             promise=promise, lines=(), locale=None, number=None, status_url=None,
+            payment="paid",
         )  # fmt: skip
         order = Order(self._shop.id, past.id, past.placed_at, about=about)
         order.tracks[shipment_ref(_SHIPMENT)] = Track(self._shop.id, shipment_ref(_SHIPMENT))
@@ -234,12 +235,13 @@ class Replay:
         delays = self._shop.delays.model_copy(update={"ship_from": country})
         return self._shop.model_copy(update={"delays": delays})
 
-    def _step(self, place: int, running: _Running, now: datetime) -> None:
+    def _step(self, place: int, running: _Running, now: datetime, *, only_heard: bool) -> None:
         order, state, shop = running.order, running.state, running.shop
         shipments = {
             name: fold(parcel, order.scans(parcel)) for name, parcel in order.parcels.items()
         }
-        for news in episodes.tell(order, state, shipments, shop, now, self._pace, self.profiles):
+        told = episodes.tell(order, state, shipments, shop, now, self._pace, self.profiles)
+        for news in told:
             data = news.data
             if isinstance(data, ShipmentDelayed):
                 new = data.new.to if data.new else None
@@ -247,12 +249,14 @@ class Replay:
                 running.verdict.recovered_at = None
             elif isinstance(data, ShipmentRecovered):
                 running.verdict.recovered_at = now
-        learned = episodes.stories(order, state, shipments, shop, now, self._pace)
+        learned = lessons.stories(order, state, shipments, shop, now, self._pace)
         for carrier, story in learned:
             self.profiles.setdefault(carrier, Profile()).learn(story)
         if learned and all(one.terminal for one in shipments.values()):
             del self._running[place]
             return
+        if only_heard and not told and running.check_at is not None and running.check_at > now:
+            return  # as in the service: a scan makes nothing urgent that was not, and the check looks again
         running.check_at = episodes.check(
             order, state, shipments, shop, now, self._pace, self.profiles
         )
@@ -360,5 +364,5 @@ def _p10(values: list[float]) -> float:
 def _is_free(one: Verdict, said: Warned) -> bool:
     if said.cause not in _SILENT:
         return False
-    day = said.at.astimezone(zone_of(one.country) or ZoneInfo("UTC")).date()
+    day = said.at.astimezone(day_zone_of(one.country) or ZoneInfo("UTC")).date()
     return day.weekday() == _SUNDAY or any(day in free for free in holidays_of(one.country))

@@ -1,6 +1,9 @@
 """Settings of tracking."""
 
-from pydantic import Field
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
 
 from shared import settings
 
@@ -13,3 +16,30 @@ class Settings(settings.Settings):
 
     aftership_url: str | None = None
     easypost_url: str | None = None
+
+    @field_validator("aftership_url", "easypost_url")
+    @classmethod
+    def _encrypted(cls, value: str | None) -> str | None:
+        """The shop's key goes there with every call: over TLS, or not beyond this machine."""
+        if value is not None and not _is_safe(value):
+            message = "must start with https:// (or http:// for this machine itself, as 127.0.0.1)"
+            raise ValueError(message)
+        return value
+
+
+def _is_safe(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if not host or parts.username is not None or parts.query or parts.fragment:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host))
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -62,7 +62,6 @@ class Sweep:
         self._at_once = AT_ONCE if more else 1
         self._learn_in -= self._poll
         if not more and self._learn_in <= 0:
-            self._learn_in = LEARN_SECONDS
-            while await self._tracking.learn():
-                pass
+            more = await self._tracking.learn() > 0
+            self._learn_in = 0.0 if more else LEARN_SECONDS
         return more

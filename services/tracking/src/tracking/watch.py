@@ -24,7 +24,7 @@ from shared.observability import REGISTRATIONS
 from shared.shops import Shop, Shops
 from shared.store import Database, is_transient
 from tracking.adapters import aftership, calls, easypost
-from tracking.adapters.calls import Outcome
+from tracking.adapters.reading import CARRIER_UNKNOWN, Call, Outcome
 from tracking.domain.pace import REAL_DAY_SECONDS
 from tracking.handlers import Answer, Choice, Delivery
 from tracking.store.watch import (
@@ -256,19 +256,31 @@ class Watcher:
         what: _What,
         one: Watched,
     ) -> calls.Answer:
+        """Register or ask. Under a carrier that the aggregator does not know: once more, under none."""
         adapter = _ADAPTERS[provider]
         key = shop.providers[provider].key.get_secret_value()
-        if what == "register":
-            call = adapter.registration(one.number, one.carrier, one.order_id)
-        else:
-            call = adapter.question(one.number, one.carrier)
-        return await calls.ask(
+        send = partial(
+            calls.ask,
             http,
-            call,
             base_url=self._urls[provider],
             headers=adapter.headers(key),
             read=partial(adapter.read_answer, zone=shop.zone),  # as its webhooks are read
         )
+
+        def call(carrier: str | None) -> Call:
+            made: Call = (
+                adapter.registration(one.number, carrier, one.order_id)
+                if what == "register"
+                else adapter.question(one.number, carrier)
+            )
+            return made
+
+        named, unnamed = call(one.carrier), call(None)
+        answer = await send(named)
+        if answer.outcome.reason != CARRIER_UNKNOWN or named == unnamed:
+            return answer
+        self._account(shop.id, provider).tokens -= 1
+        return await send(unnamed)
 
     async def _take(self, shop: Shop, provider: str, outcome: Outcome) -> Outcome:
         """Keep what an answer told about the parcel; one that cannot be kept is trouble, and no more."""

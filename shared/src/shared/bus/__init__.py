@@ -60,9 +60,7 @@ class Bus(Protocol):
     async def subscribe(self, group: str, topics: Sequence[str]) -> Subscription:
         """Join a consumer group."""
 
-    async def erase(
-        self, tx: Tx, keys: Sequence[str], topics: Sequence[str] | None = None
-    ) -> None:
+    async def erase(self, tx: Tx, keys: Sequence[str], topics: Sequence[str] | None = None) -> None:
         """Blank the stored bodies of these keys, where the bus can; a broker's retention does the rest.
 
         `topics` are those whose records the caller may blank: others may stand there, unread, that are

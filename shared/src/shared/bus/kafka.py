@@ -314,9 +314,7 @@ class KafkaBus:
             *topics, group_id=group, **self._connection, **consumer_options(self._session_ms)
         )
 
-    async def erase(
-        self, tx: Tx, keys: Sequence[str], topics: Sequence[str] | None = None
-    ) -> None:
+    async def erase(self, tx: Tx, keys: Sequence[str], topics: Sequence[str] | None = None) -> None:
         """Do nothing: a broker's log cannot be edited, its retention ends what it holds."""
 
 

@@ -219,16 +219,18 @@ class PostgresBus:
         """Strike a closed subscription off the list."""
         self._subscriptions.remove(subscription)
 
-    async def erase(
-        self, tx: Tx, keys: Sequence[str], topics: Sequence[str] | None = None
-    ) -> None:
+    async def erase(self, tx: Tx, keys: Sequence[str], topics: Sequence[str] | None = None) -> None:
         """Take the body away from the records of these keys; their ids and places stay.
 
         Waits for a relay that holds such a body in its hands just now.
         """
         await lock_relay(tx, wait=True)
         shards = await self.shards()  # at the very first start there may be no log yet
-        within = [number for topic in (shards if topics is None else topics) for number in shards.get(topic, ())]
+        within = [
+            number
+            for topic in (shards if topics is None else topics)
+            for number in shards.get(topic, ())
+        ]
         await tx.execute(
             """update bus.record set value = null
                where key = any($1::text[]) and value is not null

@@ -47,6 +47,7 @@ from shared.events.orders import (
     Totals,
     email_hash,
     person_hash,
+    place_of_order,
 )
 from shared.events.outcomes import (
     CaseAnswered,
@@ -178,6 +179,7 @@ __all__ = [
     "parse_phone",
     "person_hash",
     "phone_or_none",
+    "place_of_order",
     "read_inbound",
     "rfc3339",
     "traceparent_or_none",

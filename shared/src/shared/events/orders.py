@@ -1,8 +1,9 @@
 """What shops state: orders, their parcels, returns and complaints."""
 
 import hashlib
+import re
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -302,6 +303,16 @@ class ReturnReceived(OrderFact):
 
     type: ClassVar[str] = "order.return_received.v1"
     return_id: Ref
+
+
+_PLACE: Final = re.compile(r"\s*(\d{1,3})\s*(?:of|/)\s*(\d{1,3})\s*", re.ASCII)
+
+
+def place_of_order(said: str | None) -> tuple[int, int]:
+    """Return which parcel of how many a `number_of_order` names, "2 of 3" or "2/3"; zeros for none."""
+    found = _PLACE.fullmatch(said or "")
+    mine, total = (int(found[1]), int(found[2])) if found else (0, 0)
+    return (mine, total) if 1 <= mine <= total else (0, 0)
 
 
 class OrderShipped(EventData):

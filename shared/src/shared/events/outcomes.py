@@ -29,7 +29,10 @@ Score = Annotated[int, Field(strict=True, ge=1, le=5)]
 
 
 class ScanReported(EventData):
-    """What a carrier said about a parcel, in our words; `raw_status` keeps the carrier's."""
+    """What a carrier said about a parcel, in our words; `raw_status` keeps the carrier's.
+
+    `eta_said_at`: when it said so, where that was not with the scan.
+    """
 
     type: ClassVar[str] = "scan.reported.v1"
     topic: ClassVar[str] = "scans"
@@ -43,6 +46,7 @@ class ScanReported(EventData):
     occurred_at: Instant
     precision: Precision = "second"
     eta: Eta | None = None
+    eta_said_at: Instant | None = None
     place: ShortLine | None = None
     source: Token | None = None
     raw_status: Line | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from babel import Locale
-from babel.dates import format_date
+from babel.dates import format_date, get_timezone_location
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po
 from babel.numbers import get_currency_symbol
@@ -117,6 +117,10 @@ class Language:
     def country(self, code: str) -> str:
         """Return a country's name, or its code where CLDR has no name."""
         return str(self._locale.territories.get(code.upper(), code))
+
+    def clock(self, zone: ZoneInfo) -> str:
+        """Return the place whose clock a time zone is."""
+        return str(get_timezone_location(zone, locale=self.code, return_city=True))
 
     def _cached(self, form: str, iso: str) -> str:
         key = (form, iso)

@@ -6,6 +6,7 @@ European carriers do. What is set is taken as it is, and nothing is learned abou
 
 from datetime import time
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -36,6 +37,7 @@ class Thresholds(BaseModel):
 
 
 _NONE: Final = Thresholds()
+_CARRIERS_MAX: Final = 1000
 
 
 class Delays(Thresholds):
@@ -47,7 +49,7 @@ class Delays(Thresholds):
     """
 
     ship_from: Country | None = None
-    tolerance: float = Field(default=5, ge=0.1, le=100)
+    tolerance: float = Field(default=4, ge=0.1, le=100)
     contact_days: int = Field(default=2, ge=1, le=10)
     contact_hour: time = time(10)
     carriers: dict[str, Thresholds] = Field(default_factory=dict)
@@ -62,6 +64,18 @@ class Delays(Thresholds):
     def of(self, carrier: str | None) -> Thresholds:
         """Return what holds for a carrier: its own line, else what the shop says for all."""
         word = (carrier or "").lower()
+        known = self._by_carrier
+        if word not in known:
+            if len(known) >= _CARRIERS_MAX:  # their names are words of shops, without end
+                known.clear()
+            known[word] = self._merged(word)
+        return known[word]
+
+    @cached_property
+    def _by_carrier(self) -> dict[str, Thresholds]:
+        return {}
+
+    def _merged(self, word: str) -> Thresholds:
         lines = (own for name, own in self.carriers.items() if fnmatchcase(word, name.lower()))
         own = next(lines, _NONE)
         return Thresholds.model_construct(

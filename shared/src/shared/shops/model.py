@@ -379,6 +379,10 @@ class Shop(_Table):
             return self.mode == "live"
         return any(fnmatchcase(contact.lower(), p.lower()) for p in self.allowlist)
 
+    def writes(self, kind: Kind) -> bool:
+        """Whether messages of a kind can leave at all; who of its customers gets one is another question."""
+        return self.mode != "shadow" and kind not in self.kinds_off
+
     def webhook_secrets(self, source: WebhookSource) -> list[bytes]:
         """The active secrets of a source; none means that this shop does not take its webhooks."""
         webhook = self.webhooks.get(source)

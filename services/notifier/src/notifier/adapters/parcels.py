@@ -4,7 +4,6 @@ An order's facts and what is known of its parcels become one plain dictionary (`
 values for the templates, in words.
 """
 
-import re
 from collections.abc import Mapping
 from datetime import (
     UTC,
@@ -17,30 +16,21 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from notifier import domain
+from notifier import domain, policy
 from shared import facts
+from shared.calendars import zone_of
 from shared.errors import GiveUp
+from shared.events import place_of_order
 from shared.languages import Language, local_day
 from shared.languages.brand import carrier_name, clean, safe_url
+from shared.languages.delays import CAUSE
 from shared.shops import Shop
 
 Values = dict[str, Any]
 
 DELAYS: Final = frozenset({"shipment_delayed", "order_delayed", "delay_update", "delay_over"})
 _WINDOW_MAX: Final = timedelta(hours=12)  # a longer one is a day, not a window
-_COUNTED = re.compile(r"(\d{1,3})\s*(?:of|/)\s*(\d{1,3})")
 
-_CAUSES: Final[Mapping[str, str]] = {
-    "not_shipped": "It has not left us yet.",
-    "not_collected": "It is packed, but the carrier has not reported that it has it.",
-    "silence": "Nothing has been reported about it for longer than usual.",
-    "eta_changed": "The carrier has named a later day.",
-    "promise_date": "It is not on its last stretch yet, so the day cannot be kept.",
-    "delivery_attempted": "The delivery was tried and did not work out.",
-    "delayed": "It is held up on the way.",
-    "exception": "There is a problem on the way.",
-    "returning": "Something happened on the way, and this parcel will not reach you.",
-}
 _HANDED: Final[Mapping[str, str]] = {
     "hand": "It was handed over in person.",
     "neighbour": "It was left with a neighbour.",
@@ -54,7 +44,7 @@ _BUTTONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("shipment_delayed", "order_delayed", "delay_update"), _CHOOSE),
 }
 # What this module itself puts into words; every catalogue must know them.
-SENTENCES = ("Today", _FOLLOW, *_BUTTONS.values(), *_CAUSES.values(), *_HANDED.values())
+SENTENCES = ("Today", _FOLLOW, *_BUTTONS.values(), *CAUSE.values(), *_HANDED.values())
 
 
 def news(row: domain.Identity, known: str, parcels: str | None, zone: ZoneInfo) -> dict[str, Any]:
@@ -66,14 +56,16 @@ def news(row: domain.Identity, known: str, parcels: str | None, zone: ZoneInfo) 
     if wanted is None or wanted.fact is None:
         raise GiveUp("the facts behind it are gone")
     fact, looks = wanted.fact, orjson.loads(parcels or "{}")
-    parcel = looks.get(fact.get("subject") or "", {})
+    several = len(wanted.parcels) > 1
+    parcel = {} if several else looks.get(fact.get("subject") or "", {})
     handed = parcel.get("handed") or {}
     return {
         "at": fact.at.isoformat(),
         "day": fact.day,
         "old": wanted.old,
         "new": wanted.new,
-        "cause": fact.get("cause"),
+        "cause": wanted.cause,
+        "late_parcels": len(wanted.parcels),
         "next_contact_at": fact.get("next"),
         "how": fact.get("how"),
         "handed_to": handed.get("to") if handed.get("how") == fact.get("how") else None,
@@ -93,7 +85,7 @@ def as_parcel(
     kind: str, order: Mapping[str, Any], told: Mapping[str, Any], shop: Shop
 ) -> dict[str, Any]:
     """Return the order as a message about one parcel sees it: its contents, its date, no price."""
-    first, last = _expected(kind, order, told, shop.zone)
+    first, last = _expected(kind, order, told, policy.zone_for(shop, order))
     promise = {"from": first, "to": last} if last else None
     return {**order, "promise": promise, "items": _contents(order, told), "totals": {}}
 
@@ -117,9 +109,8 @@ def _contents(order: Mapping[str, Any], told: Mapping[str, Any]) -> list[Mapping
 
 def _counted(parcel: Mapping[str, Any]) -> tuple[int, int]:
     """Return which parcel of how many it is; zeros where that says nothing."""
-    found = _COUNTED.fullmatch(str(parcel.get("number_of_order") or "").strip())
-    number, total = (int(found[1]), int(found[2])) if found else (0, 0)
-    return (number, total) if 1 <= number <= total and total > 1 else (0, 0)
+    number, total = place_of_order(parcel.get("number_of_order"))
+    return (number, total) if total > 1 else (0, 0)
 
 
 def _expected(
@@ -137,6 +128,8 @@ def _expected(
         first = eta.get("from") or last
     else:
         first, last = promise.get("from") or "", promise.get("to") or ""
+        if (_last_day(told.get("new")) or "") > last:  # she was told so since
+            first, _, last = told["new"].partition("/")
     if not last:
         return None, None
     first, last = local_day(first or last, zone), local_day(last, zone)
@@ -147,13 +140,16 @@ def parcel_values(
     kind: str, order: Mapping[str, Any], told: Mapping[str, Any], language: Language, shop: Shop
 ) -> Values:
     """Return what the templates say about one parcel, beside `order_values` of `as_parcel`."""
-    parcel, zone = told.get("parcel") or {}, shop.zone
+    parcel, zone = told.get("parcel") or {}, policy.zone_for(shop, order)
+    known = zone_of((order.get("ship_to") or {}).get("country")) is not None
+    whose = "" if known else f" ({language.clock(zone)})"  # it may not be the customer's clock
     number, total = _counted(parcel)
     hours = _hours(told, zone, _expected(kind, order, told, zone)[1])
+    hours += whose if hours else ""
     at, how = told.get("at"), told.get("how") or ""
     old, new = (_last_day(told.get(name)) for name in ("old", "new"))
     late = (Date.fromisoformat(new) - Date.fromisoformat(old)).days if old and new else 0
-    time = "" if at is None or told.get("day") else _time(at, zone)
+    time = "" if at is None or told.get("day") else _time(at, zone) + whose
     return {
         "parcel_number": number,
         "parcel_total": total,
@@ -171,6 +167,7 @@ def parcel_values(
         "left_with": clean(told.get("handed_to")),
         "old_until": language.until(old) if old else "",
         "days_late": max(late, 0),
+        "late_parcels": told.get("late_parcels") or 1,
         "cause": _cause(told.get("cause"), language),
         "cash_due": _cash(order, told, language) if kind == "out_for_delivery" else "",
         "to_receiver": told.get("role") == "recipient",
@@ -178,12 +175,12 @@ def parcel_values(
     }
 
 
-def return_by(told: Mapping[str, Any], shop: Shop) -> str | None:
+def return_by(told: Mapping[str, Any], order: Mapping[str, Any], shop: Shop) -> str | None:
     """Return the ISO day until which a delivered parcel can be returned."""
     days = shop.support.returns.days if shop.support.returns else None
     if not days or not told.get("at"):
         return None
-    delivered = Date.fromisoformat(local_day(told["at"], shop.zone))
+    delivered = Date.fromisoformat(local_day(told["at"], policy.zone_for(shop, order)))
     return (delivered + timedelta(days=days)).isoformat()
 
 
@@ -214,7 +211,7 @@ def _hours(told: Mapping[str, Any], zone: ZoneInfo, day: str | None) -> str:
 
 
 def _cause(cause: Any, language: Language) -> str:
-    return language.text(_CAUSES[cause]) if cause in _CAUSES else ""
+    return language.text(CAUSE[cause]) if cause in CAUSE else ""
 
 
 def _cash(order: Mapping[str, Any], told: Mapping[str, Any], language: Language) -> str:

@@ -99,7 +99,7 @@ class Renderer:
                 values = values | parcel_values(kind, order, facts, language, shop)
                 order = as_parcel(kind, order, facts, shop)
                 if kind == "delivered":
-                    facts = {**facts, "return_by": return_by(facts, shop)}
+                    facts = {**facts, "return_by": return_by(facts, order, shop)}
             values = values | order_values(order, language, shop, self._find, links, facts)
         except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
             raise GiveUp(f"order cannot be put into words: {type(error).__name__}") from error

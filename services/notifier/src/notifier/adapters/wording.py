@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
+from notifier import policy
 from notifier.languages import multiply
 from shared.languages import Language, local_day
 from shared.languages.brand import clean, safe_url, wording
@@ -97,7 +98,7 @@ def _address(ship_to: Mapping[str, Any], language: Language) -> tuple[str, ...]:
 def _dates(
     order: Mapping[str, Any], language: Language, shop: Shop, facts: Mapping[str, Any]
 ) -> Values:
-    zone = shop.zone
+    zone = policy.zone_for(shop, order)
     promise = order.get("promise") or {}
     first, last = promise.get("from"), promise.get("to")
     first = local_day(first, zone) if first else None
@@ -105,11 +106,13 @@ def _dates(
     if last is None or first == last:
         first, last = last or first, None
     end = last or first
-    placed, next_contact = order.get("placed_at"), facts.get("next_contact_at")
+    placed = order.get("placed_at")
+    next_contact = facts.get("next_contact_at") if "delay_update" not in shop.kinds_off else None
     return_by, days = facts.get("return_by"), _return_days(shop)
     if return_by is None and end and days:
         return_by = (date.fromisoformat(end) + timedelta(days=days)).isoformat()
     return {
+        "kinds_off": shop.kinds_off,
         "until": language.until(end) if end else "",
         "window_from": language.day(first) if first else "",
         "window_to": language.day(last) if first and last else "",

@@ -6,6 +6,7 @@ delivery is told by its `event_id` and by what it says. Words: AfterShip's tags 
 page "Delivery Sub-statuses". Calls: Tracking API 2025-01 with its codes from the page "Request Errors".
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Final
@@ -59,8 +60,30 @@ SUBTAGS: Final = {
 }
 _TELLING: Final = frozenset({"tracking_update", "edd_revise"})
 _ALREADY: Final = 4003
-# The carrier was not recognised, or is not known under this name: without a name it may be found.
+# The carrier is not known under this name, or was not recognised.
 _NO_CARRIER: Final = frozenset({4010, 4012})
+# What AfterShip calls the carriers that shops name in several ways (its page "Supported Couriers"). A
+# family of carriers is none of them: of a DHL Paket number, AfterShip's `dhl` (DHL Express) knows nothing.
+_SAME: Final = """
+    bpost ceska-posta colissimo dpd fedex gls hrvatska-posta omniva poczta-polska poste-italiane posti
+    postnl postnord royal-mail swiss-post tnt ups usps
+""".split()
+_SLUGS: Final[Mapping[str, str | None]] = {
+    **{name: name for name in _SAME},
+    "correos": "spain-correos-es",
+    "deutsche-post": "deutsch-post",
+    "dhl": None,
+    "dhl-express": "dhl",
+    "dhl-paket": "dhl-germany",
+    "evri": "myhermes-uk",
+    "hermes": None,
+    "inpost": "inpost-paczkomaty",
+    "parcelforce": "parcel-force",
+    "posta-slovenije": "post-slovenia",
+    "posta-srbije": "post-serbia",
+    "slovenia-post": "post-slovenia",
+    "slovenska-posta": "sk-posta",
+}
 _SUCCESS: Final = range(200, 300)
 
 
@@ -99,7 +122,9 @@ def _tracking(value: Json) -> Json:
     """The tracking in an answer of the API, or in a webhook that lost its envelope."""
     data = obj(value.get("data", value))
     listed = rows(data.get("trackings"))
-    return listed[0] if listed else obj(data.get("tracking", data))
+    if listed:  # one for each carrier that the number was registered with; the right one knows most
+        return max(listed, key=lambda tracking: len(rows(tracking.get("checkpoints"))))
+    return obj(data.get("tracking", data))
 
 
 def _updated_at(tracking: Json) -> datetime | None:
@@ -193,13 +218,20 @@ def headers(key: str) -> dict[str, str]:
 def registration(number: str, carrier: str | None, order_id: str) -> Call:
     """Ask to follow a parcel. The order's id comes back in every webhook; nothing else is told."""
     body = {"tracking_number": number, "order_id": order_id}
-    return Call("POST", "/trackings", json=body | ({"slug": carrier} if carrier else {}))
+    named = _slug(carrier or "")
+    return Call("POST", "/trackings", json=body | ({"slug": named} if named else {}))
 
 
-def question(number: str, carrier: str | None) -> Call:
-    """Ask how a registered parcel is."""
-    named = {"slug": carrier} if carrier else {}
-    return Call("GET", "/trackings", params={"tracking_numbers": number, **named})
+def _slug(carrier: str) -> str | None:
+    """Return AfterShip's name of a carrier; None when it is not sure, and AfterShip is to find out."""
+    letters = unicodedata.normalize("NFKD", carrier)
+    plain = slug("".join(letter for letter in letters if not unicodedata.combining(letter))) or ""
+    return _SLUGS.get(plain, plain if carrier == plain else None)
+
+
+def question(number: str, carrier: str | None) -> Call:  # noqa: ARG001 - it may be registered under another
+    """Ask how a registered parcel is, whatever carrier AfterShip found for it."""
+    return Call("GET", "/trackings", params={"tracking_numbers": number})
 
 
 def read_answer(status: int, body: bytes, zone: tzinfo = UTC) -> Outcome:
@@ -210,7 +242,7 @@ def read_answer(status: int, body: bytes, zone: tzinfo = UTC) -> Outcome:
         if code == _ALREADY:
             return Outcome("already")
         if status not in _SUCCESS:
-            return reading.refusal(status, "carrier_unknown" if code in _NO_CARRIER else code)
+            return reading.refusal(status, reading.CARRIER_UNKNOWN if code in _NO_CARRIER else code)
         tracking = _tracking(value)
         if "tracking_number" not in tracking:
             return Outcome("ok")

@@ -1,16 +1,16 @@
-"""Asking an aggregator: the call an adapter makes up, the asking over HTTP, and what an answer may mean."""
+"""Asking an aggregator over HTTP: one call, its failures told apart, nothing of the key given away."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Final, Literal
+from typing import Final
 
 import aiohttp
 import orjson
 import structlog
 
 from shared.clock import now
-from shared.events import ScanReported
+from tracking.adapters.reading import Call, Outcome
 
 ANSWER_BYTES_MAX: Final = 2 * 1024 * 1024
 RETRY_AFTER_MAX: Final = 86_400.0
@@ -18,29 +18,6 @@ _REDIRECTS: Final = range(300, 400)
 _FAILS_FOR_ALL: Final = frozenset({401, 402, 403, 408, 429})
 _SERVER_ERRORS: Final = 500
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP request to a provider's API, without its address and keys."""
-
-    method: Literal["GET", "POST"]
-    path: str
-    json: object | None = None
-    params: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an answer means. `already`: done before; `retry`: may work later; `give_up`: never will.
-
-    `reason` is a word of ours or the provider's error code, never its text: it may repeat what we sent.
-    `scans` is what the answer told of the parcel.
-    """
-
-    verdict: Literal["ok", "already", "retry", "give_up"]
-    reason: str | None = None
-    scans: tuple[ScanReported, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,11 @@
 
 import re
 from datetime import UTC, date, datetime, time, timedelta
-from functools import lru_cache
-from importlib import resources
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from babel.dates import get_timezone_location
-
 from shared.events import Eta
 from shared.languages import Language
-from shared.shops import Shop
 from tracking.domain.pace import Pace
 
 Values = dict[str, Any]
@@ -24,23 +19,6 @@ _DAY: Final = timedelta(days=1)
 _MINUTE: Final = timedelta(minutes=1)
 _AFTER_NUMBER: Final = re.compile(r"(?<=\d)(\.?) ")
 _YEAR_IS_CLEAR: Final = 180 * _DAY
-
-
-@lru_cache(maxsize=1)
-def _zones() -> dict[str, tuple[str, ...]]:
-    table = (resources.files("tzdata") / "zoneinfo" / "zone.tab").read_text(encoding="utf-8")
-    found: dict[str, tuple[str, ...]] = {}
-    for line in table.splitlines():
-        if not line.startswith("#"):
-            country, _, zone = line.split("\t")[:3]
-            found[country] = (*found.get(country, ()), zone)
-    return found
-
-
-def zone_of(shop: Shop, country: str | None) -> ZoneInfo:
-    """Return the zone of a country that has only one; of any other, the shop's."""
-    zones = _zones().get(country or "", ())
-    return ZoneInfo(zones[0]) if len(zones) == 1 and shop.time_zone not in zones else shop.zone
 
 
 class Days:
@@ -107,7 +85,7 @@ class Days:
 
     def zone_name(self) -> str:
         """Return the place whose clock this is."""
-        return str(get_timezone_location(self.zone, locale=self.language.code, return_city=True))
+        return self.language.clock(self.zone)
 
     def _local(self, moment: datetime) -> datetime:
         """Return a moment on her clock; a bare date, told as midnight UTC, stays that date."""

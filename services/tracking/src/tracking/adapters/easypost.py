@@ -178,7 +178,7 @@ def question(number: str, carrier: str | None) -> Call:
 
 
 def _named(number: str, carrier: str | None) -> dict[str, str]:
-    known = _CARRIERS.get(carrier or "")
+    known = _CARRIERS.get(slug(carrier) or "")
     return {"tracking_code": number} | ({"carrier": known} if known else {})
 
 

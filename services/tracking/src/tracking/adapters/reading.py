@@ -172,12 +172,12 @@ def history(told: Told, scans: Iterable[ScanReported], status: Status) -> tuple[
     if not known:
         if status.said is None:
             raise Unusable("neither the parcel nor a scan has a readable time")
-        return (_with_eta(told.scan(status.means, status.said, status.raw), status.eta),)
+        return (_with_eta(told.scan(status.means, status.said, status.raw), status),)
     if _is_told(known[-1], status):
-        known[-1] = _with_eta(known[-1], status.eta)
+        known[-1] = _with_eta(known[-1], status)
         return tuple(known)
     last = told.scan(status.means, _after(known[-1], status.said), status.raw)
-    return (*known, _with_eta(last, status.eta))[-SCANS_MAX:]
+    return (*known, _with_eta(last, status))[-SCANS_MAX:]
 
 
 def _is_told(newest: ScanReported, status: Status) -> bool:
@@ -198,8 +198,15 @@ def _after(newest: ScanReported, said: Moment | None) -> Moment:
     return Moment(max(said.at, later) if said else later)
 
 
-def _with_eta(scan: ScanReported, eta: Eta | None) -> ScanReported:
-    return scan.model_copy(update={"eta": eta}) if eta and scan.eta is None else scan
+def _with_eta(scan: ScanReported, status: Status) -> ScanReported:
+    """Give a scan the expected time, which may have been told long after it: that is no part of the scan."""
+    if status.eta is None or scan.eta is not None:
+        return scan
+    said = status.said
+    later = said is not None and not said.day and said.at > scan.occurred_at
+    return scan.model_copy(
+        update={"eta": status.eta, "eta_said_at": said.at if said and later else None}
+    )
 
 
 def ignored(topic: str, delivery_id: str | None, why: str) -> Report:
@@ -212,7 +219,7 @@ def ignored(topic: str, delivery_id: str | None, why: str) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to an aggregator, relative to its BASE_URL."""
+    """One HTTP request to an aggregator, without its address and keys."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -222,9 +229,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an aggregator answered: retry is for later, give_up means that asking again is no use.
+    """What an answer means. `already`: done before; `retry`: may work later; `give_up`: never will.
 
     `reason` is a word of ours or the aggregator's error code, never its text: it may repeat what we sent.
+    `scans` is what the answer told of the parcel.
     """
 
     verdict: Literal["ok", "already", "retry", "give_up"]
@@ -232,6 +240,9 @@ class Outcome:
     scans: tuple[ScanReported, ...] = ()
 
 
+CARRIER_UNKNOWN: Final = (
+    "carrier_unknown"  # the reason when the aggregator does not know the carrier
+)
 # A refused key and an empty account are the shop's to put right: the parcels wait for that.
 _WAITING: Final = {
     401: "key_refused",

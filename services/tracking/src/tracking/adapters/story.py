@@ -4,19 +4,20 @@ Nothing of the person, no price, and none of a carrier's own words gets through 
 an empty string or tuple, so that a template's `if` leaves out the whole line.
 """
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from shared.events import DateRange, OrderShipped
+from shared.calendars import zone_of
+from shared.events import DateRange, OrderShipped, place_of_order
 from shared.languages import Language
 from shared.languages.brand import carrier_name, clean, safe_url
+from shared.languages.delays import CAUSE
 from shared.shops import Shop
 from tracking import languages as words
-from tracking.adapters.days import EXPECTED, Days, zone_of
+from tracking.adapters.days import EXPECTED, Days
 from tracking.adapters.timeline import Timeline, newest_first
 from tracking.domain import choices
 from tracking.domain.episodes import Episode
@@ -26,7 +27,6 @@ from tracking.domain.pace import Pace
 
 Values = dict[str, Any]
 
-_PLACE_OF_ORDER: Final = re.compile(r"\s*(\d{1,3})\s*(?:of|/)\s*(\d{1,3})\s*", re.ASCII)
 _GOOD: Final = frozenset({"delivered", "returned", "cancelled"})
 _STANDING: Final = frozenset({"unknown", "label_created"})
 # The promise says nothing about a parcel that waits for her, or for something to be cleared up.
@@ -73,8 +73,8 @@ class _Teller:
         self.order, self.state, self.shop = subject.order, subject.state, subject.shop
         self.about = subject.order.about
         self.language, self.room = language, room
-        zone = zone_of(subject.shop, self.about.country if self.about else None)
-        self.days = Days(language, zone, subject.now, subject.pace)
+        zone = zone_of(self.about.country if self.about else None)
+        self.days = Days(language, zone or subject.shop.zone, subject.now, subject.pace)
         self.timeline = Timeline(language, self.days, room.steps, room.chars)
         there = [one for one in subject.shipments.values() if not one.parcel.withdrawn]
         self.shipments = sorted(there, key=_first_sent)
@@ -177,11 +177,11 @@ class _Teller:
             lead = ["Nothing more will be sent."]
             lead += ["Your money is on its way back to you."] if refunded else []
             return {"lead": [self.text(one) for one in lead], "day": None}
-        silent = "order_shipped" in self.shop.kinds_off
-        lead = ["As soon as it leaves us, you see it here."]
-        lead = lead if silent else ["We write to you when it leaves us, and you see it here."]
+        then = "As soon as it leaves us, you see it here."
+        if self.shop.writes("order_shipped"):
+            then = "We write to you when it leaves us, and you see it here."
         late = any(one.shipment_id is None for one in self.delays)
-        return {"lead": [self.text(one) for one in lead], "day": None if late else self._promise()}
+        return {"lead": [self.text(then)], "day": None if late else self._promise(None)}
 
     def _parcel_news(self, parcels: Sequence[Values], several: bool) -> Values:  # noqa: FBT001
         if not several:
@@ -272,10 +272,10 @@ class _Teller:
         return [(name, value) for name, value in rows if value]
 
     def _title(self, index: int) -> str:
-        stated = _PLACE_OF_ORDER.fullmatch(self.shipments[index].parcel.body.number_of_order or "")
+        place, total = place_of_order(self.shipments[index].parcel.body.number_of_order)
         known, mine = len(self.shipments), index + 1
-        if stated and int(stated[1]) <= int(stated[2]) >= known:
-            mine, known = int(stated[1]), int(stated[2])
+        if place and total >= known:
+            mine, known = place, total
         elif self._waiting() is not None and self._waiting():
             return self.text("Parcel %(mine)s") % {"mine": mine}
         return self.text("Parcel %(mine)s of %(total)s") % {"mine": mine, "total": known}
@@ -296,12 +296,15 @@ class _Teller:
         if one.state in _NO_PROMISE:
             unknown = self.text("We do not know the new day yet.")
             return {"label": unknown, "days": (), "was": None}
-        return self._promise()
+        return self._promise(one.parcel.shipment_id)
 
-    def _promise(self) -> Values | None:
-        promise = self.state.promise
+    def _promise(self, shipment_id: str | None) -> Values | None:
+        """Return the days that hold: those told since the promise, which no notice takes back."""
+        promise: DateRange | None = self.state.promise
         if promise is None:
             return {"label": self.text("We do not know the day yet."), "days": (), "was": None}
+        told = _believed(self.order, shipment_id, promise)
+        promise = told if told is not None and told.to > promise.to else promise
         label = EXPECTED if promise.to >= self.days.today else "Expected until now"
         return self.days.span(promise.from_, promise.to, label)
 
@@ -315,14 +318,14 @@ class _Teller:
             sentences.append(promised % {"until": until})
         else:
             sentences.append(self.text("It takes longer than it should. We are sorry."))
-        if late.cause in words.CAUSE:
-            sentences.append(self.text(words.CAUSE[late.cause]))
+        if late.cause in CAUSE:
+            sentences.append(self.text(CAUSE[late.cause]))
         if late.new is None:
             sentences.append(self.text("We do not know the new day yet."))
         elif late.shipment_id is None:
             until = self.days.until(late.new.to)
             sentences.append(self.text("With you by %(until)s.") % {"until": until})
-        contact = late.next_contact_at
+        contact = late.next_contact_at if self.shop.writes("delay_update") else None
         asked = self.asked.get((late.shipment_id, late.episode))
         if asked is None:  # what she asked when it was less late is still asked
             before = [one for one in self._asked_of(late.shipment_id) if one.answered_at is None]
@@ -400,6 +403,15 @@ class _Teller:
 
 def _first_sent(one: Shipment) -> tuple[datetime, str]:
     return one.parcel.shipped_at or one.parcel.stated[0], one.parcel.shipment_id
+
+
+def _believed(order: Order, shipment_id: str | None, promise: DateRange) -> DateRange | None:
+    """Return the days last told in a notice since this promise: the parcel's own, else the order's."""
+    said = order.told.get("episodes", {})
+    for one in (said.get(shipment_id or ""), said.get("")):
+        if one and one["new"] and one.get("base") == promise.to.isoformat():
+            return DateRange.model_validate(dict(zip(("from", "to"), one["new"], strict=True)))
+    return None
 
 
 def _end(days: DateRange | None) -> str:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from shared import ingest
+from shared import clock, ingest
 from shared.errors import Refused
 from shared.facts import Fact
 from shared.shops import Shop, Shops
@@ -18,8 +18,11 @@ from shared.store import Database
 from shared.web import json_response
 from tracking import store
 from tracking.api.ingest import Submit, read_webhook
+from tracking.domain import episodes
+from tracking.domain.advance import look
 from tracking.domain.fold import fold, fold_order
 from tracking.domain.model import Order, Parcel
+from tracking.domain.pace import REAL_DAY_SECONDS, Pace
 from tracking.handlers import Delivery
 from tracking.store import history
 
@@ -28,8 +31,11 @@ _HISTORY_DAYS_MAX: Final = 3650
 _ORDERS_AT_ONCE: Final = 200
 
 
-def internal_routes(db: Database, submit: Submit, shops: Shops) -> list[Route]:
+def internal_routes(
+    db: Database, submit: Submit, shops: Shops, day_seconds: float = REAL_DAY_SECONDS
+) -> list[Route]:
     """Return what the internal port answers about parcels."""
+    profiles = store.Profiles()
 
     async def order(http: Request) -> Response:
         shop, order_id = http.path_params["shop"], http.path_params["order_id"]
@@ -45,8 +51,20 @@ def internal_routes(db: Database, submit: Submit, shops: Shops) -> list[Route]:
             ],
             "pages": [dict(p) for p in await history.find_pages(db, shop, order_id)],
             "webhooks": [dict(h) for h in await store.webhooks.about(db, shop, refs)],
+            "delays": await delays(known),
         }
         return json_response(body)
+
+    async def delays(known: Order) -> list[dict[str, Any]]:
+        """Return what is told of its parcels next, or why nothing is."""
+        shop = shops.get(known.shop)
+        if shop is None:
+            return []
+        async with db.transaction() as tx:
+            await profiles.load(tx, [known])
+        pace = Pace(known.known_since, day_seconds)
+        habits = profiles.of(known.shop)
+        return episodes.why(known, *look(known), shop, clock.now(), pace, habits)
 
     async def past(http: Request) -> Response:
         shop = shops.get(http.path_params["shop"])

@@ -11,7 +11,7 @@ from shared.events import (
     ShipmentStatusChanged,
 )
 from shared.shops import Shop
-from tracking.domain import episodes, news
+from tracking.domain import episodes, lessons, news
 from tracking.domain.fold import OrderState, Shipment, fold, fold_order
 from tracking.domain.model import News, Order
 from tracking.domain.pace import Pace
@@ -66,7 +66,7 @@ def advance(
     due = check_at is not None and check_at <= now
     order.check_at = pace.clock(pace.calendar(now) + SOONEST) if due else check_at
     if due or any(one.state == "delivered" for one in shipments.values()):
-        order.learn = episodes.concluded(order, state, shipments, shop, now, pace)
+        order.learn = lessons.concluded(order, state, shipments, shop, now, pace)
     order.open = tuple(f"{one.cause}/{one.carrier or ''}" for one in episodes.open_(order))
     order.changed = True
     return told

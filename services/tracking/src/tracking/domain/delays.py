@@ -1,7 +1,7 @@
 """When a parcel is late, said before its promised day ends: pure rules over what is known now.
 
 An alarm is a moment: "if nothing else is heard, this parcel is called late then". Every rule looks at the
-parcel's *standing* (see `profile`) at marks around the last promised day, and speaks where that standing
+parcel's *standing* (see `standing`) at marks around the last promised day, and speaks where that standing
 is so rare among parcels that arrive in time that few warnings would be wrong. Silence is counted in the
 carrier's working days, so no Sunday and no public holiday, at either end, is ever silent.
 
@@ -20,14 +20,15 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Final
 
-from shared.calendars import WorkingDays, zone_of
+from shared.calendars import WorkingDays, day_zone_of
 from shared.events import DateRange, Eta
 from shared.shops import Shop, Thresholds
-from tracking.domain.profile import (
+from tracking.domain.profile import Habits
+from tracking.domain.standing import (
     MARKS,
-    Habits,
     Levels,
     Route,
     View,
@@ -65,10 +66,11 @@ def _patience(days: int, hour: int) -> float:
     if days == 0 and hour < _AFTERNOON:
         return 0.0  # the vans are being loaded
     if days == 0 and hour < _NIGHT:
-        return 0.25 if hour >= _EVENING else 0.12
+        return 0.25 if hour >= _EVENING else 0.18
     return 1.0 if days == 0 else 0.3
 
 
+_RECKONED_HIGH: Final = 1.4  # a silence is charged with all longer ones, most of which never come
 _PATIENCE: Final = tuple(_patience(*mark) for mark in MARKS)
 
 
@@ -90,7 +92,7 @@ class Rules:
 
     route: Route
     limits: Thresholds
-    tolerance: float = 0.005  # share of parcels in time
+    tolerance: float = 0.004  # share of parcels in time
     cut_off: time | None = None
 
 
@@ -99,7 +101,8 @@ class History:
     """What is known of one parcel, or (`shipped_at` and `view` None) of an order not sent yet.
 
     `promise` is the last day told to the customer; `told` whether she was told a new one already, so that
-    only a miss of that one or a new date is news.
+    only a miss of that one or a new date is news. `implied`: nobody promised it, it is only what is usual;
+    then a date of the carrier is late when it lies after its first one.
     """
 
     known_at: datetime
@@ -110,6 +113,13 @@ class History:
     eta: date | None = None
     eta_since: datetime | None = None  # when the carrier said so
     told: bool = False
+    implied: bool = False
+    first_eta: date | None = None
+
+    @property
+    def eta_due(self) -> date:
+        """The day after which the carrier's own date is late."""
+        return self.first_eta or self.promise if self.implied else self.promise
 
     @property
     def dated(self) -> bool:
@@ -129,7 +139,8 @@ def rules_for(shop: Shop, carrier: str | None, country: str | None) -> Rules:
     origin = shop.delays.ship_from or shop.calendar("default").holidays
     named = calendar.working_days(origin, country) if calendar else _usual(origin, country)
     abroad = bool(origin and country and origin[:2] != country[:2])
-    route = Route(zone_of(country) or shop.zone, named, abroad, country)
+    zone = day_zone_of(country) or shop.zone
+    route = Route(zone, named, abroad, country, day_zone_of(origin[:2]) if origin else None)
     cut_off = calendar.cut_off if calendar else None
     return Rules(route, limits, shop.delays.tolerance / 1000, cut_off)
 
@@ -154,18 +165,27 @@ def eta_day(eta: Eta, route: Route) -> date | None:
     return route.local(said).date()
 
 
-def alarms(history: History, rules: Rules, habits: Habits) -> list[Alarm]:
+def alarms(history: History, rules: Rules, habits: Habits) -> tuple[Alarm, ...]:
     """Return when the parcel is called late if nothing else is heard, the earliest first."""
+    return _alarms(history, rules, habits, habits.own.learned + habits.pool.learned)
+
+
+@lru_cache(64)  # what may be told is asked for once more a moment later: when to look again
+def _alarms(history: History, rules: Rules, habits: Habits, learned: float) -> tuple[Alarm, ...]:  # noqa: ARG001 - it dates what is known of the carrier
     found = sorted(_causes(history, rules, habits), key=lambda one: one[0])
-    return [
+    return tuple(
         Alarm(at, cause, new_date(cause, at, history, rules, habits)) for at, cause in found[:1]
-    ]
+    )
 
 
 def _causes(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[datetime, str]]:
     view, known_at = history.view, history.known_at
     state = view.state if view else ""
-    if state in {"delivered", "returned", "cancelled", "expired"}:
+    if state in {"delivered", "returned", "cancelled"}:
+        return
+    if state == "expired":  # the carrier, or who asks it for us, has stopped looking
+        if not habits.mute(abroad=rules.route.abroad):
+            yield known_at, "silence"
         return
     if state == "returning" or (state == "exception" and history.reason in GONE_FOR_GOOD):
         yield known_at, "returning"
@@ -186,21 +206,27 @@ def _eta_told(history: History, rules: Rules, habits: Habits) -> datetime | None
     A date is often taken back within hours: before the last day it must stand for some. A carrier whose late
     dates are mostly wrong is not believed.
     """
-    if history.eta is None or history.eta <= history.promise or history.arrived:
+    if history.eta is None or history.eta <= history.eta_due or history.arrived:
+        return None
+    if history.implied and history.first_eta is None:
         return None
     if habits.wrong_etas(abroad=rules.route.abroad) > _ETA_IGNORED:
         return None
     hours = rules.limits.eta_hours
     held = timedelta(hours=_ETA_HOURS if hours is None else hours)
     said_at = history.eta_since or history.known_at
-    today = rules.route.at(last_day(history.promise, rules.route), 0)
+    today = rules.route.at(last_day(history.eta_due, rules.route), 0)
     return max(history.known_at, min(said_at + held, max(today, said_at)))
 
 
 def _surely_missed(history: History, rules: Rules) -> bool:
     """Tell whether a scan shows it on its way after the promised day is over."""
     heard = history.view.heard_at if history.view else None
-    return heard is not None and rules.route.local(heard).date() > history.promise
+    return (
+        heard is not None
+        and not history.implied
+        and rules.route.local(heard).date() > history.promise
+    )
 
 
 def _marked(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[datetime, str]]:
@@ -224,7 +250,9 @@ def _marked(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[da
         stood = standing(history.view, route, at, levels) if sent else "unshipped"
         if history.dated and stood in _AT_ONCE and _is_before_noon(place):
             continue
-        if _tells(place, stood, history, rules, habits):
+        if history.implied and _cause(stood, place) == "promise_date":
+            continue
+        if _tells(place, stood, history, rules, habits) and not route.rests(at):
             yield _moment(at, place, stood, rules), _cause(stood, place)
             return
 
@@ -243,7 +271,7 @@ def _tells(place: int, stood: str, history: History, rules: Rules, habits: Habit
         return False
     elif stood == "unshipped" and limits.days_under_way is not None:
         return days <= limits.days_under_way
-    tolerance = rules.tolerance * _PATIENCE[place]
+    tolerance = rules.tolerance * _RECKONED_HIGH * _PATIENCE[place]
     return stood in habits.telling(place, tolerance, abroad=rules.route.abroad)
 
 
@@ -327,7 +355,7 @@ def new_date(
 
     They are working days, after the day that is told late and never in the past.
     """
-    if cause == "returning":
+    if cause == "returning" or (history.view is not None and history.view.state == "expired"):
         return None
     days = rules.route.working
     today = rules.route.local(at).date()

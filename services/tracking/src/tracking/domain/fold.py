@@ -184,7 +184,7 @@ def fold(parcel: Parcel, scans: Iterable[Fact]) -> Shipment:
         action_required=walk.action,
         place=walk.place,
         eta=_eta(walk.eta) if has_eta and walk.eta else None,
-        eta_said_at=walk.eta.at if has_eta and walk.eta else None,
+        eta_said_at=(_eta_said(walk.eta) or walk.eta.at) if has_eta and walk.eta else None,
         collected_at=walk.collected_at,
         heard_at=max((scan.at for scan in known), default=None),
         delivered_at=walk.since if delivered else None,
@@ -213,7 +213,7 @@ class _Walk:
         self.action = False
         self.place: str | None = None
         self.how: str | None = None
-        self.eta: Fact | None = None  # the newest scan that says one
+        self.eta: Fact | None = None  # the scan with the one that was said last
         self.collected_at: datetime | None = None
         self.attempts = 0
         self.attempted: Fact | None = None
@@ -234,8 +234,15 @@ class _Walk:
             self._agree(scan, reason, action=action, place=place)
         elif self._may_go(to, scan, reason):
             self._go(to, scan, reason, action=action, place=place)
-        if "eta_from" in said or "eta_to" in said:
+        if ("eta_from" in said or "eta_to" in said) and not self._said_before(scan):
             self.eta = scan
+
+    def _said_before(self, scan: Fact) -> bool:
+        """Tell whether the expected time at hand was said after this scan's, though its scan is older."""
+        said = _eta_said(self.eta) if self.eta else None
+        if said is None:
+            return False
+        return said > (_eta_said(scan) or (scan.at + _DAY if scan.day else scan.at))
 
     def _may_go(self, to: ShipmentState, scan: Fact, reason: str | None) -> bool:
         last = self.last
@@ -279,7 +286,7 @@ class _Walk:
         self.since, self.since_day = scan.at, scan.day
         self.reason, self.action = reason, action
         self.place = place or (None if to in _OWN_PLACE else self.place)
-        if to in _USES_UP_ETA:
+        if to in _USES_UP_ETA and not self._said_before(scan):
             self.eta = None
         if to == "delivery_attempted":
             self._count_attempt(scan)
@@ -312,6 +319,12 @@ def _is(when: When, last: Fact, scan: Fact) -> bool:
         return True  # within a day, rank has decided
     same = last.get("source") == scan.get("source")
     return scan.at - last.at > (timedelta() if same else _CLOCKS_DIFFER)
+
+
+def _eta_said(scan: Fact) -> datetime | None:
+    """Return when the expected time of a scan was said, where that was not with the scan."""
+    said = scan.get("eta_said") or scan.get("eta_received")
+    return parse_instant(said) if isinstance(said, str) else None
 
 
 def _eta(scan: Fact) -> Eta:
@@ -356,7 +369,7 @@ def order_fact(event: Event) -> Fact:
 def fold_order(order: Order) -> OrderState:
     """Return the state of an order from its facts, which stand in their order, and its snapshot."""
     state = OrderState()
-    about = order.about
+    about, moved = order.about, facts.promised(order.facts)
     if about is not None:
         state.placed_at, state.promise = about.placed_at, about.promise
         for line in about.lines:
@@ -371,10 +384,10 @@ def fold_order(order: Order) -> OrderState:
                 refunds.add(refund)
             case "order.cancelled.v1" if not one.get("partial"):
                 state.cancelled = True
-            case "order.delayed.v1" if one.get("promise"):
-                state.promise, state.promise_moved_at = _promise(one), one.at
             case _:
                 _note(state, one)
+    if moved is not None and moved.type == "order.delayed.v1":
+        state.promise, state.promise_moved_at = _promise(moved), moved.at
     return state
 
 

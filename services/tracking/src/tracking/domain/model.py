@@ -1,9 +1,11 @@
 """What tracking knows: orders, the parcels a shop states, and what carriers say under a number."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Any, Final
+from itertools import chain
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
@@ -11,14 +13,15 @@ from pydantic import Field
 from shared import errors, facts
 from shared.events import (
     MAX_ITEMS,
-    Eta,
     EventData,
     OrderPlaced,
     OrderShipped,
+    Payment,
     Promise,
     ScanReported,
     ShipmentWithdrawn,
     event_id,
+    parse_instant,
     rfc3339,
 )
 from shared.events.orders import Value
@@ -28,6 +31,9 @@ from shared.facts import Fact
 SCAN: Final = ScanReported.type
 FUTURE_MAX: Final = timedelta(minutes=10)
 Unusable = errors.Unusable
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_OWN: Final = "#"
+FORMER_MAX: Final = 20
 
 
 class OrderLine(Value):
@@ -49,6 +55,7 @@ class About(Value):
     promise: Promise | None = None
     lines: Annotated[tuple[OrderLine, ...], Field(max_length=MAX_ITEMS)] = ()
     status_url: Url | None = None
+    payment: Payment = "paid"
 
 
 def about(data: OrderPlaced) -> About:
@@ -66,6 +73,7 @@ def about(data: OrderPlaced) -> About:
         promise=data.promise,
         lines=tuple(lines),
         status_url=data.status_url,
+        payment=data.payment,
     )
 
 
@@ -77,7 +85,12 @@ def number_ref(tracking_number: str | None) -> str | None:
 
 def shipment_ref(shipment_id: str) -> str:
     """Return the name under which scans meet that name the shop's shipment, not a number."""
-    return f"#{shipment_id}"
+    return f"{_OWN}{shipment_id}"
+
+
+def is_own(ref: str) -> bool:
+    """Tell whether a ref names a shipment of the shop, not a number."""
+    return ref.startswith(_OWN)
 
 
 def stated_refs(shipment_id: str, tracking_number: str | None) -> tuple[str, ...]:
@@ -91,9 +104,29 @@ def scan_ref(data: ScanReported) -> str:
     return number_ref(data.tracking_number) or shipment_ref(str(data.shipment_id))
 
 
+class Named(NamedTuple):
+    """The one parcel that a scan names whatever number it bears."""
+
+    shop: str
+    order_id: str
+    shipment_id: str
+
+
+def names(shop: str, data: ScanReported) -> Named | None:
+    """Return the parcel that a scan names beside a number; None for a scan that goes by one of them.
+
+    Only with its order: a shop may count the parcels of each of its orders from one.
+    """
+    if data.order_id is None or data.shipment_id is None or not number_ref(data.tracking_number):
+        return None
+    return Named(shop, data.order_id, data.shipment_id)
+
+
 def scan_id(shop: str, data: ScanReported) -> UUID:
-    """Return a scan's id, made of what it says: told again, by whichever way, it is the same scan."""
-    eta = data.eta or Eta()
+    """Return a scan's id, made of what it says: told again, by whichever way, it is the same scan.
+
+    When the parcel is expected is no part of it: aggregators hang what they expect now on the newest scan.
+    """
     said = (
         scan_ref(data),
         data.source,
@@ -104,8 +137,6 @@ def scan_id(shop: str, data: ScanReported) -> UUID:
         data.action_required or None,
         data.place,
         data.raw_status,
-        eta.from_ and eta.from_.isoformat(),
-        eta.to and eta.to.isoformat(),
     )
     return event_id(shop, "scan", *("" if one is None else str(one) for one in said))
 
@@ -118,11 +149,12 @@ def clamp(at: datetime, now: datetime) -> datetime:
 def scan_fact(data: ScanReported, said: object, now: datetime) -> Fact:
     """Make the fact that a scan received now is.
 
-    `eta_from`, `eta_to`, `received` and, where its own time lies in the future, `raw_at` are RFC 3339
-    texts.
+    `eta_from`, `eta_to`, `eta_said`, `received` and, where its own time lies in the future, `raw_at` are
+    RFC 3339 texts; `eta_said` only where that was said at another time than the scan's.
     """
     eta = data.eta
     at = clamp(data.occurred_at, now)
+    eta_said = data.eta_said_at if eta else None
     return facts.fact(
         SCAN,
         at,
@@ -134,11 +166,53 @@ def scan_fact(data: ScanReported, said: object, now: datetime) -> Fact:
         place=data.place,
         eta_from=rfc3339(eta.from_) if eta and eta.from_ else None,
         eta_to=rfc3339(eta.to) if eta and eta.to else None,
+        eta_said=rfc3339(clamp(eta_said, now)) if eta_said else None,
         source=data.source,
+        order=data.order_id if names("", data) else None,
         raw=data.raw_status,
         received=rfc3339(now),
         raw_at=rfc3339(data.occurred_at) if at is not data.occurred_at else None,
     )
+
+
+_ETA: Final = ("eta_from", "eta_to", "eta_said", "eta_received")
+
+
+def merge_scans(known: Fact, told: Fact) -> Fact:
+    """Return what two tellings of one scan say: of two expected times the one that was said last holds.
+
+    When that is not known, it counts as said when it was received first; of two of the same moment the later
+    one holds. So the order in which tellings come in does not matter. `eta_received`: when we heard of an
+    expected time that came after the scan.
+    """
+    said, new = dict(known.extra), dict(told.extra)
+    again = is_same_eta(known, told)
+    if (again and "eta_said" not in new) or _eta_key(new) <= _eta_key(said):
+        return known
+    if again:
+        said["eta_said"] = new["eta_said"]
+    else:
+        said = {name: value for name, value in said.items() if name not in _ETA}
+        said |= {name: new[name] for name in _ETA if name in new}
+        said.setdefault("eta_received", new.get("received"))
+    return known._replace(extra=tuple(sorted((n, v) for n, v in said.items() if v is not None)))
+
+
+def is_same_eta(one: Fact, other: Fact) -> bool:
+    """Tell whether two scans expect the parcel at the same time, or both say nothing of it."""
+    return all(one.get(name) == other.get(name) for name in ("eta_from", "eta_to"))
+
+
+def _eta_key(said: Mapping[str, Any]) -> tuple[datetime | None, ...]:
+    if "eta_from" not in said and "eta_to" not in said:
+        return ()
+    when = said.get("eta_said") or said.get("eta_received") or said.get("received")
+    texts = (when, said.get("eta_to") or said.get("eta_from"), said.get("eta_from"))
+    return tuple(parse_instant(text) if text else _EPOCH for text in texts)
+
+
+Heard = Literal["new", "eta", "known"]
+"""What a scan brings: itself, another expected time for one that is known, or nothing."""
 
 
 @dataclass(slots=True)
@@ -153,14 +227,25 @@ class Track:
     is_new: bool = True
     changed: bool = False
 
-    def add(self, scan: Fact, now: datetime) -> bool:
-        """Take one scan in; False when it is known already."""
-        if any(known.id == scan.id for known in self.scans):
-            return False
-        self.scans = facts.add(self.scans, (scan,))
-        self.heard_at = now
+    def add(self, scan: Fact, now: datetime) -> Heard:
+        """Take one scan in and tell what it brings; one too old to be kept brings nothing."""
+        place = next((n for n, known in enumerate(self.scans) if known.id == scan.id), None)
+        if place is None:
+            scans = facts.add(self.scans, (scan,))
+            if not any(kept is scan for kept in scans):
+                return "known"
+            self.scans, self.heard_at, self.changed = scans, now, True
+            return "new"
+        known = self.scans[place]
+        merged = merge_scans(known, scan)
+        if merged is known:
+            return "known"
+        self.scans = (*self.scans[:place], merged, *self.scans[place + 1 :])
         self.changed = True
-        return True
+        if is_same_eta(known, merged):
+            return "known"  # the same was said once more
+        self.heard_at = now
+        return "eta"
 
 
 @dataclass(slots=True)
@@ -173,6 +258,7 @@ class Parcel:
     shipped_at: datetime | None = None  # of the order.shipped fact itself
     withdrawn: bool = False
     state: str = "unknown"  # what its scans add up to, for those who count parcels
+    former: tuple[str, ...] = ()  # refs of numbers that it had, for whoever must forget them
     is_new: bool = True
     changed: bool = False
 
@@ -180,6 +266,16 @@ class Parcel:
     def number_ref(self) -> str | None:
         """The name of its number, None while it has none."""
         return number_ref(self.body.tracking_number)
+
+    def restate(self, body: OrderShipped, stated: tuple[datetime, int, str]) -> None:
+        """Take in one of the shop's statements: the latest counts, whichever came last."""
+        before, other = self.number_ref, number_ref(body.tracking_number)
+        if stated > self.stated:
+            self.body, self.stated = body, stated
+            before, other = other, before
+        if other and other != before and other not in self.former:
+            self.former = (*self.former, other)[-FORMER_MAX:]
+        self.changed = True
 
     @property
     def refs(self) -> tuple[str, ...]:
@@ -226,10 +322,25 @@ class Order:
 
     def scans(self, parcel: Parcel) -> tuple[Fact, ...]:
         """Return what was said about a parcel under all its refs, in order of happening."""
-        said = [self.tracks[ref].scans for ref in parcel.refs if ref in self.tracks]
+        said = [
+            self._about_this(ref)
+            for ref in parcel.refs
+            if ref in self.tracks and self.tracks[ref].scans
+        ]
         if len(said) == 1:
             return said[0]
-        return facts.add((), (scan for track in said for scan in track))
+        merged: dict[str, Fact] = {}
+        for scan in chain.from_iterable(said):
+            known = merged.get(scan.id)
+            merged[scan.id] = merge_scans(known, scan) if known else scan
+        return facts.add((), merged.values())
+
+    def _about_this(self, ref: str) -> tuple[Fact, ...]:
+        """Return what was said under a ref and names no other order: shipments may share an id."""
+        scans = self.tracks[ref].scans
+        if not is_own(ref):
+            return scans
+        return tuple(one for one in scans if one.get("order") in {None, self.order_id})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Everything is the difference between what the facts add up to and `order.told`, 
 late, twice or out of order is told once, and what was overtaken before it could be told never is.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from shared.events import (
     ShipmentState,
     ShipmentStatusChanged,
     parse_instant,
+    place_of_order,
     rfc3339,
 )
 from shared.shops import Shop
@@ -34,7 +34,6 @@ LAST_PARCEL_DAYS: Final = 5
 
 _DAY: Final = timedelta(days=1)
 _QUARTER: Final = timedelta(minutes=15)
-_PLACE_OF_ORDER: Final = re.compile(r"\s*\d{1,3}\s*(?:of|/)\s*(\d{1,3})\s*", re.ASCII)
 
 _SILENT: Final[Mapping[str, Any]] = {"state": "unknown", "action": False}
 """What is noted of a parcel of which nothing was ever told."""
@@ -192,6 +191,8 @@ def _assumed_at(shipment: Shipment, shop: Shop, pace: Pace) -> datetime | None:
     if shop.assume_delivered_days is None or shipment.state != "unknown":
         return None
     left = shipment.parcel.shipped_at or shipment.parcel.stated[0]
+    if shop.live_from is not None and left < shop.live_from:
+        return None  # nobody knows any more what became of what was sent before
     return pace.clock(pace.calendar(left) + shop.assume_delivered_days * _DAY)
 
 
@@ -354,10 +355,8 @@ def _quantities(shipments: Iterable[Shipment]) -> defaultdict[str, Decimal]:
 
 def _all_known(order: Order) -> bool:
     """Tell whether as many parcels are known as the shop counts ("2 of 3"): events overtake one another."""
-    counts = (
-        _PLACE_OF_ORDER.fullmatch(one.body.number_of_order or "") for one in order.parcels.values()
-    )
-    return len(order.parcels) >= max((int(found[1]) for found in counts if found), default=0)
+    totals = (place_of_order(one.body.number_of_order)[1] for one in order.parcels.values())
+    return len(order.parcels) >= max(totals, default=0)
 
 
 def _working_days(order: Order, carrier: str | None, shop: Shop) -> WorkingDays:

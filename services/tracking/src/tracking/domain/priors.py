@@ -5,6 +5,7 @@ They are rough on purpose: a few dozen deliveries outweigh them.
 """
 
 from bisect import bisect_right
+from functools import cache
 from typing import Final
 
 Mark = tuple[int, int]
@@ -51,6 +52,7 @@ def prior_slack(days: int) -> float:
     return _SLACK[min(days, SLACK_DAYS)]
 
 
+@cache
 def prior(mark: Mark, standing: str, *, abroad: bool) -> float:
     """Return the share of parcels in time that stand so at a mark before their delivery."""
     days, hour = mark

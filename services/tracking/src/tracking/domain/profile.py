@@ -14,34 +14,27 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo
+from datetime import date, datetime
+from typing import Any, Final
 
-from shared.calendars import WorkingDays
-from tracking.domain.priors import SLACK_DAYS, Mark, prior, prior_slack
-
-DAYS_BEFORE: Final = 6
-HOURS: Final = (10, *range(12, 23))
-LEVELS: Final = 8
-NONE_LEVELS: Final = 3
-"""Silence is counted in whole working days, up to so many."""
-
-MARKS: Final[tuple[Mark, ...]] = (
-    *((days, hour) for days in range(DAYS_BEFORE, 0, -1) for hour in (10, 18)),
-    *((0, hour) for hour in HOURS),
-    (-1, 10),
-    (-2, 10),
+from tracking.domain.priors import SLACK_DAYS, prior, prior_slack
+from tracking.domain.standing import (
+    DONE,
+    LEVELS,
+    MARKS,
+    NO_SCAN,
+    NONE_LEVELS,
+    Route,
+    View,
+    grid,
+    last_day,
+    levels_of,
+    standing,
 )
-"""(working days before the day, local hour); those below zero lie after it."""
 
 _INDEX: Final = {mark: place for place, mark in enumerate(MARKS)}
-_EARLIER: Final = 15  # working days before the first mark that are watched like it
 _WEIGHT: Final = 15  # parcels that what is assumed of an unknown carrier counts for
 _DAYS_MAX: Final = 40
-_DAY: Final = timedelta(days=1)
-_MONDAY_TO_SATURDAY: Final = frozenset(range(6))
 _LAST: Final = {"ofd": 0.9, "none": 0.02, "moving": 0.08}
 _LOST: Final = 0.004
 _WORTH: Final = 0.08  # usual share of late parcels: more wrong than right is no warning
@@ -49,9 +42,6 @@ _FAR: Final = 4  # longer silences on the way abroad mean as little as short one
 _NEWS: Final = 1.25  # what many parcels say changes slowly
 _WRONG_ETAS: Final = 0.08
 _MUTE_SHARE: Final = 0.3
-
-_NO_SCAN: Final = frozenset({"unknown", "label_created"})
-_DONE: Final = frozenset({"delivered", "returned", "cancelled", "expired"})
 
 SHOWS: Final = {
     "unshipped": (0.1, 10), "none0": (0.01, 0), "none1": (0.04, 0), "none2": (0.06, 1), "none3": (0.1, 1),
@@ -68,6 +58,10 @@ _FAMILIES: Final = {
     "quiet": tuple(f"quiet{level}" for level in range(LEVELS + 1)),
 }
 
+_LONGER: Final = {
+    one: family[level:] for family in _FAMILIES.values() for level, one in enumerate(family)
+}
+
 # how parcels stood at last that were delivered unseen, and how many of them stand so the same day, later
 _ENDS_AS: Final = {
     "none1": ("none", 0.5, 0.0), "none2": ("none", 0.5, 0.3), "none3": ("none", 0.0, 0.7),
@@ -78,120 +72,17 @@ _ENDS_AS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """Whence and whither a parcel goes, and the days that count on the way."""
-
-    zone: ZoneInfo  # of the destination
-    working: WorkingDays
-    abroad: bool = False
-    destination: str | None = None
-
-    @property
-    def delivery(self) -> WorkingDays:
-        """The days on which a parcel may arrive: Saturdays too, because many carriers come then."""
-        return WorkingDays(
-            self.working.weekdays | _MONDAY_TO_SATURDAY, self.working.countries, self.working.closed
-        )
-
-    def local(self, at: datetime) -> datetime:
-        """Return a time as the clock of the destination shows it."""
-        return at.astimezone(self.zone)
-
-    def at(self, day: date, hour: int | time) -> datetime:
-        """Return the moment at which the destination's clock shows this."""
-        clock = time(hour) if isinstance(hour, int) else hour
-        return datetime.combine(day, clock, self.zone).astimezone(UTC)
-
-
-class View(NamedTuple):
-    """What was known of a parcel from `known_at` on."""
-
-    known_at: datetime
-    state: str
-    since: datetime
-    heard_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class Story:
     """A parcel of which no more is to be learned. `delivered_at` None: the scans just stopped."""
 
     placed_at: datetime
     shipped_at: datetime | None
-    promise: date
+    promise: date | None
     route: Route
     views: Sequence[View]
     delivered_at: datetime | None
+    toured: bool = False  # it was out for delivery, as far as scans tell
     late_eta: bool = False  # the carrier gave a date after the promised day, at some time
-
-
-class Levels:
-    """When a silence that began at `start` has lasted one, two, … working days."""
-
-    __slots__ = ("ends",)
-
-    def __init__(self, start: datetime, route: Route) -> None:
-        first = route.working.time_after(start, _DAY, route.zone)
-        here = first.astimezone(route.zone)
-        self.ends = [
-            first,
-            *(
-                route.at(
-                    route.working.forward(here.date(), days), here.timetz().replace(tzinfo=None)
-                )
-                for days in range(1, LEVELS)
-            ),
-        ]
-
-    def at(self, now: datetime) -> int:
-        """Return for how many whole working days it has lasted."""
-        return sum(end <= now for end in self.ends)
-
-
-def standing(view: View | None, route: Route, now: datetime, levels: Levels | None) -> str:
-    """Return how a parcel that was sent stands, from what was known last; "" when it needs no watching."""
-    state = view.state if view else "unknown"
-    if view is None or state in _NO_SCAN:
-        return f"none{min(levels.at(now), NONE_LEVELS) if levels else 0}"
-    if state in {"delayed", "exception", "returning"}:
-        return state
-    if state == "ready_for_pickup" or state in _DONE:
-        return ""
-    if state in {"out_for_delivery", "delivery_attempted"}:
-        today = route.local(now).date() == route.local(view.since).date()
-        if state == "out_for_delivery":
-            return "ofd" if today else "ofd_old"
-        if today:
-            return "attempted"
-    return f"quiet{levels.at(now) if levels else 0}"
-
-
-def levels_of(view: View | None, route: Route, shipped_at: datetime | None) -> Levels | None:
-    """Return the clock of a parcel's silence: since the newest scan, before any since it was sent."""
-    if view is not None and view.state not in _NO_SCAN and view.heard_at is not None:
-        return Levels(view.heard_at, route)
-    return Levels(shipped_at, route) if shipped_at is not None else None
-
-
-@lru_cache(16384)
-def grid(day: date, route: Route, *, earlier: bool = False) -> tuple[tuple[int, datetime], ...]:
-    """Return the moments of the marks around a day, in order, each with its place in `MARKS`.
-
-    With `earlier` the working days before the first mark are watched too, like the first.
-    """
-    before = [route.working.back(day - _DAY, days) for days in range(DAYS_BEFORE)]
-    after = [route.working.forward(day + _DAY, days) for days in range(2)]
-    days = {0: day, **dict(enumerate(before, 1)), **{-n: d for n, d in enumerate(after, 1)}}
-    early = []
-    if earlier:
-        more = (route.working.back(before[-1] - _DAY, n) for n in range(_EARLIER - 1, -1, -1))
-        early = [(0, route.at(one, MARKS[0][1])) for one in more]
-    return (*early, *((place, route.at(days[k], hour)) for place, (k, hour) in enumerate(MARKS)))
-
-
-def last_day(promise: date, route: Route) -> date:
-    """Return the last day on which a parcel promised for then can really come."""
-    return route.delivery.back(promise)
 
 
 @dataclass(slots=True)
@@ -202,8 +93,10 @@ class _Lane:
     late: int = 0
     table: Counter[str] = field(default_factory=Counter)  # "place standing": of those in time
     slack: Counter[str] = field(default_factory=Counter)  # days before the last promised one
-    last: Counter[str] = field(default_factory=Counter)  # how each stood before it was delivered
-    gone: Counter[str] = field(default_factory=Counter)  # how those stood whose scans just stopped
+    last: Counter[str] = field(default_factory=Counter)  # the last that was scanned before delivery
+    gone: Counter[str] = field(
+        default_factory=Counter
+    )  # the same of those whose scans just stopped
     etas: Counter[str] = field(
         default_factory=Counter
     )  # "late", "in_time": after a late date was given
@@ -226,7 +119,7 @@ class Profile:
         """Take in a parcel; each only once."""
         lane = self._lanes[story.route.abroad]
         if story.delivered_at is None:
-            lane.gone[self._last_of(story)] += 1
+            lane.gone[_last_of(story)] += 1
         else:
             self._arrived(lane, story, story.delivered_at)
         self.learned += 1
@@ -240,23 +133,19 @@ class Profile:
             self._under_way.setdefault(story.route.destination or "", Counter())[
                 str(under_way)
             ] += 1
-        lane.last[self._last_of(story)] += 1
+        lane.last[_last_of(story)] += 1
+        late = story.promise is not None and day > story.promise
         if story.late_eta:
-            lane.etas["late" if day > story.promise else "in_time"] += 1
-        if day > story.promise:
+            lane.etas["late" if late else "in_time"] += 1
+        if late:
             lane.late += 1
             return
         lane.arrived += 1
-        slack = route.delivery.between(day, last_day(story.promise, route))
-        lane.slack[str(min(slack, SLACK_DAYS))] += 1
+        if story.promise is not None:
+            slack = route.delivery.between(day, last_day(story.promise, route))
+            lane.slack[str(min(slack, SLACK_DAYS))] += 1
         for place, stood in _standings(story, day):
             lane.table[f"{place} {stood}"] += 1
-
-    def _last_of(self, story: Story) -> str:
-        views = [view for view in story.views if view.state not in _DONE]
-        if not views or views[-1].state in _NO_SCAN:
-            return "none"
-        return "ofd" if views[-1].state == "out_for_delivery" else "moving"
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
@@ -280,6 +169,7 @@ class Profile:
             lane.arrived, lane.late = kept.get("arrived", 0), kept.get("late", 0)
             for name in _LANE_FIELDS:
                 setattr(lane, name, Counter(kept.get(name, {})))
+            made.learned += lane.arrived + lane.late + lane.gone.total()
         made._under_way = {c: Counter(n) for c, n in said.get("under_way", {}).items()}
         return made
 
@@ -308,7 +198,7 @@ class Profile:
         """Return the share of parcels in time that arrive so many days before the last promised one."""
         lane = self._lanes[abroad]
         assumed = pool.slack(days, abroad, None) if pool else prior_slack(days)
-        return (lane.slack[str(days)] + _WEIGHT * assumed) / (lane.arrived + _WEIGHT)
+        return (lane.slack[str(days)] + _WEIGHT * assumed) / (lane.slack.total() + _WEIGHT)
 
     def unseen(self, kind: str, abroad: bool, pool: "Profile") -> float:  # noqa: FBT001
         """Return the share of parcels delivered with no scan that says so; `kind` is how they stood at last."""
@@ -358,15 +248,21 @@ class Profile:
 class Habits:
     """What is known of a carrier, its own parcels first, then those of all carriers of the shop."""
 
-    __slots__ = ("_learned", "_slacks", "_stoods", "_telling", "_unseens", "own", "pool")
+    __slots__ = ("_learned", "_silent", "_slacks", "_stoods", "_telling", "_unseens", "own", "pool")
 
     def __init__(self, own: Profile, pool: Profile) -> None:
         self.own, self.pool = own, pool
         self._telling: dict[tuple[int, bool, float], frozenset[str]] = {}
+        self._silent: dict[tuple[int, str, bool], tuple[float, float, int]] = {}
         self._stoods: dict[tuple[int, str, bool], float] = {}
         self._slacks: dict[bool, list[float]] = {}
         self._unseens: dict[tuple[str, bool], float] = {}
         self._learned = 0.0
+
+    @property
+    def learned(self) -> int:
+        """How many parcels stand behind it; another number, another answer."""
+        return 10 * self.own.learned + self.pool.learned
 
     def telling(self, place: int, tolerance: float, *, abroad: bool) -> frozenset[str]:
         """Return the standings that are a delay at this mark.
@@ -374,9 +270,9 @@ class Habits:
         They are those that are rarest among parcels in time, beside how many late ones they show: as
         many as may together be wrong about `tolerance` of all parcels in time.
         """
-        learned = 10 * self.own.learned + self.pool.learned
+        learned = self.learned
         if learned > _NEWS * self._learned:
-            for known in (self._telling, self._stoods, self._slacks, self._unseens):
+            for known in (self._telling, self._stoods, self._silent, self._slacks, self._unseens):
                 known.clear()
             self._learned = learned
         key = (place, abroad, tolerance)
@@ -390,12 +286,14 @@ class Habits:
             for stood, (_, earliest) in SHOWS.items()
             if MARKS[place][0] <= (max(earliest - _FAR, 0) if abroad else earliest)
         }
-        chosen, spent = [], 0.0
+        chosen, spent = set[str](), 0.0
         for stood in sorted(wrong, key=lambda one: wrong[one] / SHOWS[one][0]):
-            spent += wrong[stood]
-            if spent > tolerance or wrong[stood] > _WORTH * SHOWS[stood][0]:
+            longer = _LONGER.get(stood, (stood,))  # a longer silence never says less
+            more = sum(wrong[one] for one in longer if one not in chosen)
+            if spent + more > tolerance or wrong[stood] > _WORTH * SHOWS[stood][0]:
                 break
-            chosen.append(stood)
+            spent += more
+            chosen.update(longer)
         return frozenset(chosen)
 
     def wrong(self, place: int, stood: str, abroad: bool) -> float:  # noqa: FBT001
@@ -421,14 +319,17 @@ class Habits:
         family = _FAMILIES.get(stood[:-1])
         if family is None:
             return self.own.stood(place, stood, abroad, self.pool)
-        silent = sum(self.own.stood(place, one, abroad, self.pool) for one in family)
-        assumed = self.pool.stood(place, stood, abroad, None)
-        of_all = sum(self.pool.stood(place, one, abroad, None) for one in family)
-        counted, of_own = (
-            self.own.counted(place, (stood,), abroad),
-            self.own.counted(place, family, abroad),
-        )
-        return silent * (counted + _WEIGHT * assumed / of_all) / (of_own + _WEIGHT)
+        key = (place, stood[:-1], abroad)
+        if (known := self._silent.get(key)) is None:
+            known = self._silent[key] = (
+                sum(self.own.stood(place, one, abroad, self.pool) for one in family),
+                sum(self.pool.stood(place, one, abroad, None) for one in family),
+                self.own.counted(place, family, abroad),
+            )
+        silent, of_all, of_own = known
+        assumed = self.pool.stood(place, stood, abroad, None) / of_all
+        counted = self.own.counted(place, (stood,), abroad)
+        return silent * (counted + _WEIGHT * assumed) / (of_own + _WEIGHT)
 
     def _slack(self, abroad: bool) -> list[float]:  # noqa: FBT001
         if (known := self._slacks.get(abroad)) is None:
@@ -459,6 +360,14 @@ class Habits:
         return (self.own if self.own.learned else self.pool).under_way(share, route)
 
 
+def _last_of(story: Story) -> str:
+    """Return what was scanned last before its delivery: "ofd", "moving", "none"."""
+    if story.toured:
+        return "ofd"
+    before = [view for view in story.views if view.state not in DONE]
+    return "moving" if before and before[-1].state not in NO_SCAN else "none"
+
+
 def _standings(story: Story, day: date) -> Iterable[tuple[int, str]]:
     """Return how a parcel stood at each mark before its delivery on `day` was known."""
     route, views = story.route, story.views
@@ -471,10 +380,10 @@ def _standings(story: Story, day: date) -> Iterable[tuple[int, str]]:
         while known + 1 < len(views) and views[known + 1].known_at <= at:
             known, moved = known + 1, True
         view = views[known] if known >= 0 else None
-        if view is not None and view.state in _DONE:
+        if view is not None and view.state in DONE:
             return
         shipped = story.shipped_at is not None and story.shipped_at <= at
-        if not shipped and (view is None or view.state in _NO_SCAN):
+        if not shipped and (view is None or view.state in NO_SCAN):
             yield place, "unshipped"
             continue
         if moved or not sent:

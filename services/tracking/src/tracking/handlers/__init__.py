@@ -1,9 +1,7 @@
 """What happens when somebody says something about an order or a parcel, and when time has passed."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -28,24 +26,30 @@ from shared.failpoints import failpoint
 from shared.security import Links
 from shared.shops import Shop, Shops
 from shared.store import CONTENTION, Database, Tx
-from shared.webhook_log import Received
 from tracking import store
+from tracking.adapters.reading import UNMAPPED
 from tracking.domain import choices, episodes
-from tracking.domain.advance import advance, look
+from tracking.domain.advance import advance
 from tracking.domain.fold import order_fact
 from tracking.domain.model import (
+    Heard,
     News,
     Order,
     Parcel,
     Track,
     about,
+    is_own,
+    names,
     scan_fact,
     scan_id,
     scan_ref,
+    shipment_ref,
     stated_refs,
 )
 from tracking.domain.pace import REAL_DAY_SECONDS, Pace
+from tracking.handlers.batch import Batch, in_turns, is_heard_of
 from tracking.handlers.items import Answer, Choice, Delivery, Item, received
+from tracking.handlers.learning import LEARN_MAX, Learning
 from tracking.handlers.tally import Tally
 from tracking.store import Key
 
@@ -55,29 +59,10 @@ SWEPT_MARGIN: Final = timedelta(seconds=10)
 
 _WATERMARKS: Final = 20  # sweeps in a row that skip what is behind them
 _WATCHED_DAYS: Final = timedelta(days=60)  # a parcel sent before that is history
-_TURN: Final = 16
 _RACES_MAX: Final = 5  # so often may another replica hear of the same new number first
 _BLANKED: Final = ("shipments", "deliveries", "scans")
 _SOURCE: Final = "/afterglow/tracking"
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What one transaction knows and will write."""
-
-    now: datetime
-    orders: dict[Key, Order]
-    tracks: dict[Key, Track]
-    held: set[Key]  # refs under which one of these orders has a parcel
-    heard: set[Key] = field(default_factory=set)  # refs of which something new was said
-    stated: set[Key] = field(default_factory=set)  # orders of which something new was said
-    pages: list[tuple[bytes, str, str]] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    handovers: list[store.Handover] = field(default_factory=list)
-    webhooks: list[Received] = field(default_factory=list)
-    to_watch: dict[str, set[Key]] = field(default_factory=dict)  # by provider
-    tally: Tally = field(default_factory=Tally)
 
 
 class Tracking:
@@ -100,8 +85,11 @@ class Tracking:
         self._wake_relay = wake_relay
         self._day_seconds = day_seconds
         self._profiles = store.Profiles()
+        self._learning = Learning(db, shops, self._profiles, day_seconds)
         self._received = Tally()
         self._swept_to: datetime | None = None
+        self._swept: list[datetime | None] = []  # how far each of those got that sweep at once
+        self._sweeping = 0
         self._sweeps = 0
 
     # ---------------------------------------------------------------- what is submitted
@@ -115,12 +103,7 @@ class Tracking:
 
     async def _accept(self, items: Sequence[Item]) -> list[Answer | Exception]:
         chosen = {(i.shop.id, i.order_id) for i in items if isinstance(i, Choice)}
-        said = {
-            (i.shop.id, scan_ref(scan))
-            for i in items
-            if isinstance(i, Delivery)
-            for scan in i.scans
-        }
+        said = [(i.shop.id, scan) for i in items if isinstance(i, Delivery) for scan in i.scans]
         async with self._db.transaction() as tx:
             batch = await self._open(tx, chosen, said)
             answers = [self._one(batch, item) for item in items]
@@ -131,7 +114,7 @@ class Tracking:
         self._wake_relay()
         return answers
 
-    def _one(self, batch: _Batch, item: Item) -> Answer | Exception:
+    def _one(self, batch: Batch, item: Item) -> Answer | Exception:
         if isinstance(item, Choice):
             return self._choose(batch, item)
         outcome, reason = "accepted", item.unusable or item.ignored
@@ -144,7 +127,7 @@ class Tracking:
         else:
             for scan in item.scans:
                 ids.append(said := scan_id(item.shop.id, scan))
-                known += not self._scan(batch, item.shop.id, scan, said, item.source)
+                known += self._scan(batch, item.shop.id, scan, said, item.source) == "known"
             if known == len(ids):
                 outcome, reason = "duplicate", "nothing new in it"
         if item.log:
@@ -152,7 +135,7 @@ class Tracking:
             batch.tally.webhook(item.source, outcome)
         return Answer(tuple(ids), known, outcome)
 
-    def _choose(self, batch: _Batch, item: Choice) -> Answer | Exception:
+    def _choose(self, batch: Batch, item: Choice) -> Answer | Exception:
         order = batch.orders[item.shop.id, item.order_id]
         try:
             told = choices.choose(
@@ -181,9 +164,8 @@ class Tracking:
         for event in events:
             if self._shops.get(event.shop) is None:
                 raise GiveUp("this shop is not in shops.toml")
-        scans = [e for e in events if isinstance(e.data, ScanReported)]
+        said = [(e.shop, e.data) for e in events if isinstance(e.data, ScanReported)]
         told = [e for e in events if e.data.order_id and not isinstance(e.data, ScanReported)]
-        said = {(e.shop, scan_ref(e.data)) for e in scans if isinstance(e.data, ScanReported)}
         stated = {
             (e.shop, ref)
             for e in told
@@ -208,7 +190,7 @@ class Tracking:
         self._received = Tally()
         self._wake_relay()
 
-    def _learn(self, batch: _Batch, event: Event) -> None:
+    def _learn(self, batch: Batch, event: Event) -> None:
         order, data = batch.orders[_key(event)], event.data
         shop = self._shops.get(event.shop)
         if shop is None or (order.erased_at is not None and event.time < order.erased_at):
@@ -231,18 +213,14 @@ class Tracking:
         elif isinstance(data, ShipmentWithdrawn):
             order.settle(data.shipment_id)
 
-    def _state_parcel(
-        self, batch: _Batch, order: Order, event: Event, data: OrderShipped
-    ) -> Parcel:
+    def _state_parcel(self, batch: Batch, order: Order, event: Event, data: OrderShipped) -> Parcel:
         stated = (event.time, facts.RANK[event.type], str(event.id))
         parcel = order.parcels.get(data.shipment_id)
         if parcel is None:
             order.parcels[data.shipment_id] = parcel = Parcel(data.shipment_id, data, stated)
-        elif stated > parcel.stated:
-            parcel.body, parcel.stated = data, stated
+        parcel.restate(data, stated)
         if event.type == OrderShipped.type:
             parcel.shipped_at = event.time
-        parcel.changed = True
         for ref in parcel.refs:
             track = batch.tracks.get((order.shop, ref))
             if track is not None and track.is_new:
@@ -251,60 +229,76 @@ class Tracking:
 
     # ---------------------------------------------------------------- scans
 
-    def _scan(self, batch: _Batch, shop: str, scan: ScanReported, said: UUID, source: str) -> bool:
-        """Keep one scan; False when it is known."""
-        key = (shop, scan_ref(scan))
+    def _scan(self, batch: Batch, shop: str, scan: ScanReported, said: UUID, source: str) -> Heard:
+        """Keep one scan under its number, and under the parcel that it names beside it."""
+        key, named = (shop, scan_ref(scan)), names(shop, scan)
+        fact = scan_fact(scan, said, batch.now)
+        if (heard := self._keep(batch, key, scan, fact)) != "known":
+            batch.heard.add(key)
+        held = key in batch.held
+        if named is not None:
+            own = (shop, shipment_ref(named.shipment_id))
+            if self._keep(batch, own, scan, fact) != "known":
+                batch.named.add(named)
+            held |= named.shipment_id in batch.orders[shop, named.order_id].parcels
+        outcome = {"new": "new" if held else "kept", "eta": "eta", "known": "duplicate"}[heard]
+        batch.tally.scan(source, outcome, unmapped=heard == "new" and scan.reason == UNMAPPED)
+        return heard
+
+    def _keep(self, batch: Batch, key: Key, scan: ScanReported, fact: facts.Fact) -> Heard:
         track = batch.tracks[key]
-        if not track.add(scan_fact(scan, said, batch.now), batch.now):
-            batch.tally.scan(source, "duplicate")
-            return False
-        track.carrier = track.carrier or scan.carrier
-        batch.heard.add(key)
-        outcome = "new" if key in batch.held else "kept"
-        batch.tally.scan(source, outcome, unmapped=scan.state == "unknown")
-        return True
+        heard = track.add(fact, batch.now)
+        if heard != "known":
+            track.carrier = track.carrier or scan.carrier
+        return heard
 
     # ---------------------------------------------------------------- both
 
     async def _open(
-        self, tx: Tx, keys: Collection[Key], said: Collection[Key], stated: Collection[Key] = ()
-    ) -> _Batch:
-        """Lock these orders, those that have a parcel under a ref of which something is said, and the refs."""
-        found = await store.holders(tx, said)
-        now, orders = await store.lock_orders(tx, {*keys, *found})
-        tracks = await store.lock_tracks(tx, {*said, *stated})
+        self,
+        tx: Tx,
+        keys: Collection[Key],
+        said: Collection[tuple[str, ScanReported]],
+        stated: Collection[Key] = (),
+    ) -> Batch:
+        """Lock these orders, those of which scans tell, and what stands under the refs."""
+        refs = {(shop, scan_ref(scan)) for shop, scan in said}
+        named = {one for shop, scan in said if (one := names(shop, scan))}
+        found = await store.holders(tx, refs)
+        now, orders = await store.lock_orders(tx, {*keys, *found, *(one[:2] for one in named)})
+        own = {(one.shop, shipment_ref(one.shipment_id)) for one in named}
+        tracks = await store.lock_tracks(tx, {*refs, *own, *stated})
         held = {
             (o.shop, ref) for o in orders.values() for p in o.parcels.values() for ref in p.refs
         }
-        return _Batch(now, orders, tracks, held | set(stated))
+        return Batch(now, orders, tracks, held | set(stated))
 
-    async def _write(self, tx: Tx, batch: _Batch) -> None:
+    async def _write(self, tx: Tx, batch: Batch) -> None:
         touched = [
             order
             for key, order in batch.orders.items()
-            if key in batch.stated
-            or any((order.shop, r) in batch.heard for p in order.parcels.values() for r in p.refs)
+            if key in batch.stated or is_heard_of(batch, order)
         ]
         await store.load_tracks(tx, touched, batch.tracks)
         await self._profiles.load(tx, touched)
-        async for order in _in_turns(touched):
+        async for order in in_turns(touched):
             only_heard = (order.shop, order.order_id) not in batch.stated
             self._advance(batch, order, only_heard=only_heard)
         await store.save_orders(tx, touched, batch.stated)
         await store.save_tracks(tx, batch.tracks.values())
-        if await store.strangers(tx, batch.heard, batch.orders):
+        if await store.strangers(tx, batch.heard, batch.named, batch.orders):
             raise Retry("a parcel of this number is being stated")
         await store.webhooks.save(tx, batch.webhooks)
         for provider, refs in batch.to_watch.items():
             await store.watch(tx, refs, provider)
         await self._publish(tx, batch)
 
-    async def _publish(self, tx: Tx, batch: _Batch) -> None:
+    async def _publish(self, tx: Tx, batch: Batch) -> None:
         await store.add_pages(tx, batch.pages)
         await store.expire_pages(tx, batch.handovers)
         await tx.publish(batch.events)
 
-    def _advance(self, batch: _Batch, order: Order, *, only_heard: bool = False) -> None:
+    def _advance(self, batch: Batch, order: Order, *, only_heard: bool = False) -> None:
         """Let an order tell what is new about it, and note what follows from that."""
         shop = self._shops.get(order.shop)
         if shop is None:
@@ -326,7 +320,7 @@ class Tracking:
                 )
         batch.tally.news(order, shop, told, batch.now, pace)
 
-    def _event(self, batch: _Batch, order: Order, one: News, number: int | None = None) -> Event:
+    def _event(self, batch: Batch, order: Order, one: News, number: int | None = None) -> Event:
         if number is None:
             number = order.told.get("n", 0)
             order.told["n"] = number + 1
@@ -343,7 +337,7 @@ class Tracking:
         batch.events.append(event)
         return event
 
-    def _watch(self, batch: _Batch, shop: Shop, parcel: Parcel) -> None:
+    def _watch(self, batch: Batch, shop: Shop, parcel: Parcel) -> None:
         """Have a parcel that is being stated followed by the shop's aggregator."""
         provider = store.aggregator(shop)
         since = max(shop.live_from or batch.now - _WATCHED_DAYS, batch.now - _WATCHED_DAYS)
@@ -353,12 +347,13 @@ class Tracking:
 
     # ---------------------------------------------------------------- forgetting
 
-    async def _erase(self, tx: Tx, batch: _Batch, event: Event) -> None:
+    async def _erase(self, tx: Tx, batch: Batch, event: Event) -> None:
         """Forget an order; facts older than this are not taken any more, newer ones are."""
         key = _key(event)
         order = batch.orders[key]
-        refs = {(order.shop, ref) for p in order.parcels.values() for ref in p.refs}
-        numbers = {p.number_ref for p in order.parcels.values() if p.number_ref}
+        parcels = order.parcels.values()
+        refs = {(order.shop, ref) for p in parcels for ref in (*p.refs, *p.former)}
+        numbers = {ref for _, ref in refs if not is_own(ref)}
         at = max(event.time, order.erased_at or event.time)
         records, gone = await store.erase(tx, order.shop, order.order_id, numbers, at)
         await self._bus.erase(tx, records, _BLANKED)
@@ -374,33 +369,53 @@ class Tracking:
             if ref in gone or batch.tracks[ref].is_new:
                 batch.tracks[ref] = Track(*ref)
                 batch.heard.discard(ref)
+        batch.named = {one for one in batch.named if one[:2] != key}
 
     # ---------------------------------------------------------------- time
 
     async def sweep(self, limit: int = SWEEP_MAX) -> int:
         """Look at orders whose check has come, at most so many; return how many there were."""
+        self._sweeping += 1
+        swept_to = None
+        try:
+            batch, last = await self._sweep(limit)
+            found = len(batch.orders)
+            self._sweeps += 1
+            if last and found == limit and self._sweeps % _WATERMARKS:
+                swept_to = last - SWEPT_MARGIN
+        finally:
+            self._sweeping -= 1
+            self._note_swept(swept_to)
+        if found:
+            await failpoint("sw.after_commit")
+            batch.tally.count()
+            self._wake_relay()
+        return found
+
+    def _note_swept(self, to: datetime | None) -> None:
+        """Note what the next sweeps need not look at again: what lies behind all that sweep at once."""
+        self._swept.append(to)
+        if self._sweeping == 0:
+            known = [one for one in self._swept if one is not None]
+            self._swept_to = min(known) if len(known) == len(self._swept) else None
+            self._swept.clear()
+
+    async def _sweep(self, limit: int) -> tuple[Batch, datetime | None]:
         async with self._db.transaction() as tx:
             now, last, orders = await store.lock_due(tx, limit, self._swept_to)
-            batch = _Batch(now, orders, {}, set())
+            batch = Batch(now, orders, {}, set())
             if orders:
                 due = list(orders.values())
                 await store.load_tracks(tx, due)
                 await self._profiles.load(tx, due)
-                failed = [o async for o in _in_turns(due) if not self._looked_at(batch, o)]
+                failed = [o async for o in in_turns(due) if not self._looked_at(batch, o)]
                 await store.put_off(tx, failed)
                 await store.save_orders(tx, due)
                 await self._publish(tx, batch)
                 await failpoint("sw.before_commit")
-        self._sweeps += 1
-        full = len(orders) == limit and self._sweeps % _WATERMARKS
-        self._swept_to = last - SWEPT_MARGIN if last and full else None
-        if orders:
-            await failpoint("sw.after_commit")
-            batch.tally.count()
-            self._wake_relay()
-        return len(orders)
+        return batch, last
 
-    def _looked_at(self, batch: _Batch, order: Order) -> bool:
+    def _looked_at(self, batch: Batch, order: Order) -> bool:
         """Advance an order; False when that fails: one that cannot be folded must not stop all others."""
         events = len(batch.events)
         try:
@@ -412,34 +427,13 @@ class Tracking:
             return False
         return True
 
-    async def learn(self, limit: int = 100) -> int:
+    async def learn(self, limit: int = LEARN_MAX) -> int:
         """Let the profiles of carriers learn from orders that have something to teach; return how many had."""
-        async with self._db.transaction() as tx:
-            now, orders = await store.lock_unlearned(tx, limit)
-            stories = []
-            for order in orders:
-                order.learn = False
-                if (shop := self._shops.get(order.shop)) is not None:
-                    pace = Pace(order.known_since, self._day_seconds)
-                    found = episodes.stories(order, *look(order), shop, now, pace)
-                    stories += [((order.shop, carrier), story) for carrier, story in found]
-                order.changed = True
-            if stories:
-                await self._profiles.learn(tx, stories)
-            await store.save_orders(tx, orders)
-        return len(orders)
-
-
-async def _in_turns(orders: Sequence[Order]) -> AsyncIterator[Order]:
-    """Yield orders, and let others have their turn now and then: to advance one takes half a millisecond."""
-    for number, order in enumerate(orders, 1):
-        yield order
-        if number % _TURN == 0:
-            await asyncio.sleep(0)
+        return await self._learning.learn(limit)
 
 
 def _key(event: Event) -> Key:
     return (event.shop, str(event.data.order_id))
 
 
-__all__ = ["SWEEP_MAX", "Answer", "Choice", "Delivery", "Item", "Tracking"]
+__all__ = ["LEARN_MAX", "SWEEP_MAX", "Answer", "Choice", "Delivery", "Item", "Tracking"]

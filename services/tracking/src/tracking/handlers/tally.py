@@ -10,6 +10,7 @@ from shared.events import (
     ShipmentDelayed,
     ShipmentDelayUpdate,
     ShipmentRecovered,
+    ShipmentStatusChanged,
 )
 from shared.observability import (
     DELAYS,
@@ -58,7 +59,7 @@ class Tally:
             NOTICE_LEAD.labels(cause).observe(hours)
 
     def scan(self, source: str, outcome: str, *, unmapped: bool = False) -> None:
-        """Note a scan: `new`, `duplicate`, or `kept` for a parcel nobody has told us of."""
+        """Note a scan: `new`, `kept` for a parcel nobody has told us of, `eta` when only that is new, `duplicate`."""
         self._counts[SCANS, (source, outcome)] += 1
         if unmapped:
             self._counts[SCANS_UNMAPPED, (source,)] += 1
@@ -74,9 +75,11 @@ class Tally:
     def news(
         self, order: Order, shop: Shop, told: Iterable[News], now: datetime, pace: Pace
     ) -> None:
-        """Note what is told of an order."""
+        """Note what is told of an order; what happened before the shop's start is history, no merit of ours."""
         for one in told:
             data = one.data
+            if shop.live_from is not None and one.at < shop.live_from:
+                continue
             if isinstance(data, ShipmentDelayed):
                 self._delayed(data, shop, pace.calendar(now))
             elif isinstance(data, ShipmentRecovered):
@@ -84,8 +87,16 @@ class Tally:
             elif isinstance(data, ShipmentDelayUpdate):  # its time is the one that was stated
                 late = pace.calendar(now) - pace.calendar(one.at) > KEPT_WITHIN
                 self._counts[NEXT_CONTACT, ("missed" if late else "kept",)] += 1
+            elif isinstance(data, ShipmentStatusChanged):
+                self._ended(order, data)
             elif isinstance(data, ParcelDelivered):
                 self._delivered(order, shop, data)
+
+    def _ended(self, order: Order, data: ShipmentStatusChanged) -> None:
+        """Note a word that was given and is not kept: its parcel came to an end that tells her nothing."""
+        said = order.told.get("episodes", {}).get(data.shipment_id, {})
+        if said.get("dropped") == data.state != data.previous:
+            self._counts[NEXT_CONTACT, ("missed",)] += 1
 
     def _delayed(self, data: ShipmentDelayed, shop: Shop, now: datetime) -> None:
         self._counts[DELAYS, ("opened" if data.episode == 1 else "moved",)] += 1

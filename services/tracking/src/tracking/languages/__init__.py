@@ -10,6 +10,7 @@ from typing import Final
 
 import shared.languages
 from shared.languages import Language
+from shared.languages.delays import CAUSE
 
 _FOLDER = Path(__file__).parent
 
@@ -130,19 +131,6 @@ HISTORY: Final[Mapping[str, str]] = {
 }
 """By type of an order's fact: its line in the timeline."""
 SENT, PARTLY_CANCELLED = "We sent the parcel", "We cancelled a part of the order"
-
-CAUSE: Final[Mapping[str, str]] = {
-    "not_shipped": "It has not left us yet.",
-    "not_collected": "It is packed, but the carrier has not reported that it has it.",
-    "silence": "The carrier has not reported anything about it for longer than it should.",
-    "promise_date": "It is not as far on its way as it should be by now.",
-    "eta_changed": "The carrier has named a later day.",
-    "delivery_attempted": "The courier could not hand it over when it was due.",
-    "delayed": "The carrier reports a delay.",
-    "exception": "Something went wrong on the way.",
-    "returning": "It is on its way back to us.",
-}
-"""By cause of a delay: why, in one sentence."""
 
 ASKED: Final[Mapping[str, str]] = {
     "wait": "You wait for it. Thank you for your patience.",

@@ -88,12 +88,12 @@ async def forget(tx: Tx, keys: Collection[Key]) -> set[Key]:
     await tx.execute(f"delete from page where ctid = any(array({_of('page')}))", shops, ids)
     rows = await tx.fetch(
         f"""delete from parcel where ctid = any(array({_of("parcel")}))
-            returning shop, shipment_id, number_ref""",
+            returning shop, shipment_id, number_ref, former""",
         shops,
         ids,
     )
     refs = {(r["shop"], shipment_ref(r["shipment_id"])) for r in rows}
-    refs |= {(r["shop"], r["number_ref"]) for r in rows if r["number_ref"]}
+    refs |= {(r["shop"], n) for r in rows for n in (r["number_ref"], *(r["former"] or ())) if n}
     refs = {ref for ref in refs if not await holders(tx, [ref])}
     wanted = sorted(refs)
     await tx.execute(
@@ -116,7 +116,7 @@ def _of(table: str) -> str:
 async def erase(
     tx: Tx, shop: str, order_id: str, numbers: Collection[str], erased_at: datetime
 ) -> tuple[list[str], set[Key]]:
-    """Forget a locked order everywhere in this service; `numbers` are those of its parcels.
+    """Forget a locked order everywhere in this service; `numbers` are those its parcels have and had.
 
     That is beside the order what waits in the outbox, dead events, and deliveries that were not understood
     and name the order or one of the numbers. Returns the keys of their records on the bus, and the refs
@@ -141,6 +141,11 @@ async def erase(
         names,
     )
     await tx.execute(
+        "update webhooks set ref = null where shop = $1 and ref = any($2::text[])",
+        shop,
+        sorted(numbers),
+    )
+    await tx.execute(
         """update dead_event set value = null where value is not null
              and (key = any($1::text[]) or encode(value, 'escape') ~* $2)""",
         keys,
@@ -151,8 +156,9 @@ async def erase(
 
 async def tidy(db: Database) -> None:
     """Forget what is personal 180 days after an order's last event, and logs that served their time."""
-    while await _forget_some(db) == TIDY_STEP:
-        pass
+    for which in (_PLACED, _NEVER_PLACED):
+        while await _forget_some(db, which) == TIDY_STEP:
+            pass
     await in_steps(
         db,
         f"""delete from track where ctid = any(array(
@@ -171,17 +177,25 @@ async def tidy(db: Database) -> None:
     await webhooks.forget_old(db)
 
 
-async def _forget_some(db: Database) -> int:
+_PLACED: Final = "select o.shop, o.order_id from orders o where o.about is not null"
+_NEVER_PLACED: Final = f"""
+  select o.shop, o.order_id from (
+    select distinct p.shop, p.order_id from parcel p
+    where p.stated_at < now() - interval '{PERSONAL_DAYS} days') old
+  join orders o on o.shop = old.shop and o.order_id = old.order_id
+  where o.about is null"""
+
+
+async def _forget_some(db: Database, which: str) -> int:
     async with db.transaction() as tx:
         rows = await tx.fetch(
-            f"""select shop, order_id from orders o
-                where about is not null and known_since < now() - interval '{PERSONAL_DAYS} days'
-                  and updated_at < now() - interval '{PERSONAL_DAYS} days'
+            f"""{which} and o.known_since < now() - interval '{PERSONAL_DAYS} days'
+                  and o.updated_at < now() - interval '{PERSONAL_DAYS} days'
                   and not exists (
                     select from parcel p join track t on t.shop = p.shop and t.ref = p.number_ref
                     where p.shop = o.shop and p.order_id = o.order_id
                       and t.heard_at > now() - interval '{PERSONAL_DAYS} days')
-                limit {TIDY_STEP} for update skip locked"""
+                limit {TIDY_STEP} for update of o skip locked"""
         )
         if rows:
             await forget(tx, [(row["shop"], row["order_id"]) for row in rows])

@@ -14,7 +14,7 @@ from shared import facts
 from shared.errors import Retry
 from shared.events import OrderShipped
 from shared.store import Database, Tx
-from tracking.domain.model import About, Order, Parcel, Track, shipment_ref
+from tracking.domain.model import About, Named, Order, Parcel, Track, is_own, shipment_ref
 
 Key = tuple[str, str]  # shop and order id, or shop and ref
 
@@ -29,8 +29,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 async def holders(tx: Tx, refs: Collection[Key]) -> set[Key]:
     """Return the orders that have a parcel under one of these refs."""
-    numbers = sorted(key for key in refs if not key[1].startswith(_OWN))
-    own = sorted((shop, ref.removeprefix(_OWN)) for shop, ref in refs if ref.startswith(_OWN))
+    numbers = sorted(key for key in refs if not is_own(key[1]))
+    own = sorted((shop, ref.removeprefix(_OWN)) for shop, ref in refs if is_own(ref))
     found: set[Key] = set()
     for column, keys in (("number_ref", numbers), ("shipment_id", own)):
         if keys:
@@ -44,9 +44,23 @@ async def holders(tx: Tx, refs: Collection[Key]) -> set[Key]:
     return found
 
 
-async def strangers(tx: Tx, refs: Collection[Key], known: Collection[Key]) -> bool:
-    """Tell whether an order that is not among the known ones has a parcel under one of these refs."""
-    return bool(refs) and not await holders(tx, refs) <= set(known)
+async def strangers(
+    tx: Tx, refs: Collection[Key], named: Collection[Named], known: Mapping[Key, Order]
+) -> bool:
+    """Tell whether somebody has stated a parcel under one of these refs, or names, that is not among the known."""
+    if refs and not await holders(tx, refs) <= known.keys():
+        return True
+    unseen = [one for one in named if one.shipment_id not in known[one[:2]].parcels]
+    if not unseen:
+        return False
+    found = await tx.fetchval(
+        """select exists (
+             select from unnest($1::text[], $2::text[], $3::text[]) k(shop, order_id, shipment_id)
+             cross join lateral (select from parcel p where p.shop = k.shop
+               and p.order_id = k.order_id and p.shipment_id = k.shipment_id offset 0) p)""",
+        *map(list, zip(*unseen, strict=True)),
+    )
+    return bool(found)
 
 
 async def lock_orders(tx: Tx, keys: Iterable[Key]) -> tuple[datetime, dict[Key, Order]]:
@@ -163,7 +177,7 @@ async def _load_parcels(tx: Tx, orders: Sequence[Order]) -> None:
     rows = await tx.fetch(
         """select p.* from unnest($1::text[], $2::text[]) k(shop, order_id) cross join lateral (
              select p.shop, p.order_id, p.shipment_id, p.body, p.stated_at, p.stated_rank, p.stated_id,
-                    p.shipped_at, p.withdrawn, p.state
+                    p.shipped_at, p.withdrawn, p.state, p.former
              from parcel p where p.shop = k.shop and p.order_id = k.order_id offset 0) p
            order by p.shop, p.order_id, p.shipped_at, p.shipment_id""",
         [o.shop for o in orders],
@@ -178,6 +192,7 @@ async def _load_parcels(tx: Tx, orders: Sequence[Order]) -> None:
             shipped_at=row["shipped_at"],
             withdrawn=row["withdrawn"],
             state=row["state"],
+            former=tuple(row["former"] or ()),
             is_new=False,
         )
 
@@ -310,15 +325,19 @@ async def _save_parcels(tx: Tx, orders: Sequence[Order]) -> None:
     rows = [(o, p) for o in orders for p in o.parcels.values() if p.changed]
     await tx.execute(
         """insert into parcel (shop, order_id, shipment_id, number_ref, carrier, body, stated_at,
-                               stated_rank, stated_id, shipped_at, withdrawn, state)
-           select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
-                                $7::timestamptz[], $8::int[], $9::text[], $10::timestamptz[],
-                                $11::bool[], $12::text[])
+                               stated_rank, stated_id, shipped_at, withdrawn, state, former)
+           select shop, order_id, shipment_id, number_ref, carrier, body, stated_at, stated_rank,
+                  stated_id, shipped_at, withdrawn, state, string_to_array(former, ' ')
+           from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[],
+                       $7::timestamptz[], $8::int[], $9::text[], $10::timestamptz[], $11::bool[],
+                       $12::text[], $13::text[])
+             as p(shop, order_id, shipment_id, number_ref, carrier, body, stated_at, stated_rank,
+                  stated_id, shipped_at, withdrawn, state, former)
            on conflict (shop, order_id, shipment_id) do update set
              number_ref = excluded.number_ref, carrier = excluded.carrier, body = excluded.body,
              stated_at = excluded.stated_at, stated_rank = excluded.stated_rank,
              stated_id = excluded.stated_id, shipped_at = excluded.shipped_at,
-             withdrawn = excluded.withdrawn, state = excluded.state""",
+             withdrawn = excluded.withdrawn, state = excluded.state, former = excluded.former""",
         [o.shop for o, _ in rows],
         [o.order_id for o, _ in rows],
         [p.shipment_id for _, p in rows],
@@ -331,6 +350,7 @@ async def _save_parcels(tx: Tx, orders: Sequence[Order]) -> None:
         [p.shipped_at for _, p in rows],
         [p.withdrawn for _, p in rows],
         [p.state for _, p in rows],
+        [" ".join(p.former) or None for _, p in rows],
     )
     for _, parcel in rows:
         parcel.is_new = parcel.changed = False

@@ -1,13 +1,14 @@
 """The SQL of watching: which numbers an aggregator is told of and asked about, and when next.
 
 It stands in the watch columns of `track`: `provider` (who is asked), `watch_at` (when to look next,
-null: not at all), `registered_at`, `attempts` (failures in a row) and `trouble` (why it does not work).
+null: not at all), `watched_as` (the carrier that was stated), `registered_at`, `attempts` (failures in
+a row) and `trouble` (why it does not work).
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from shared.shops import Shop
 from shared.store import Database, Tx
@@ -22,22 +23,33 @@ def aggregator(shop: Shop) -> Aggregator | None:
     return next((n for n in shop.providers if n in {"aftership", "easypost"}), None)
 
 
+# The newest parcel that is stated under number k.
+_STATED: Final = """
+  select p.order_id, p.body ->> 'tracking_number' as number, p.body ->> 'carrier' as carrier,
+         p.shipped_at, p.state
+  from parcel p where p.shop = k.shop and p.number_ref = k.ref and not p.withdrawn
+  order by p.shipped_at desc nulls last limit 1"""
+
+
 async def watch(tx: Tx, tracks: Iterable[Key], provider: str) -> None:
     """Have these numbers registered with an aggregator, as soon as may be.
 
-    To be called when a parcel is stated, with the refs of numbers only. One that is watched already is
-    left as it is, so a parcel may be stated as often as one likes.
+    To be called when a parcel was stated and saved, with the refs of numbers only. One that is watched
+    already is left as it is, so a parcel may be stated as often as one likes; another carrier than last
+    time is a new beginning, also for a number that was given up.
     """
     wanted = sorted(set(tracks))
     if not wanted:
         return
     await tx.execute(
-        """insert into track (shop, ref, provider, watch_at)
-           select k.shop, k.ref, $3, now() from unnest($1::text[], $2::text[]) k(shop, ref)
+        f"""insert into track (shop, ref, provider, watch_at, watched_as)
+           select k.shop, k.ref, $3, now(), p.carrier
+           from unnest($1::text[], $2::text[]) k(shop, ref) left join lateral ({_STATED}) p on true
            on conflict (shop, ref) do update
              set provider = excluded.provider, watch_at = excluded.watch_at, attempts = 0,
-                 trouble = null, registered_at = null
-           where track.provider is distinct from excluded.provider""",
+                 trouble = null, registered_at = null, watched_as = excluded.watched_as
+           where track.provider is distinct from excluded.provider
+             or track.watched_as is distinct from excluded.watched_as""",
         [shop for shop, _ in wanted],
         [ref for _, ref in wanted],
         provider,
@@ -77,17 +89,13 @@ class Watch:
 async def due(tx: Tx, shops: Sequence[str], limit: int) -> list[Watched]:
     """Lock numbers whose time has come and that nobody else has locked, of each shop so many."""
     rows = await tx.fetch(
-        """with due as materialized (
+        f"""with due as materialized (
              select t.* from unnest($1::text[]) s(shop) cross join lateral (
                select t.shop, t.ref, t.provider, t.registered_at, t.attempts, t.trouble,
                       t.heard_at, now() as now
                from track t where t.shop = s.shop and t.watch_at <= now()
                order by t.watch_at limit $2 for update skip locked) t)
-           select d.*, p.* from due d left join lateral (
-             select p.order_id, p.body ->> 'tracking_number' as number, p.body ->> 'carrier' as carrier,
-                    p.shipped_at, p.state
-             from parcel p where p.shop = d.shop and p.number_ref = d.ref and not p.withdrawn
-             order by p.shipped_at desc nulls last limit 1) p on true""",
+           select k.*, p.* from due k left join lateral ({_STATED}) p on true""",
         shops,
         limit,
     )

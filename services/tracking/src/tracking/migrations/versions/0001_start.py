@@ -32,6 +32,7 @@ create table parcel (
   order_id text not null,
   shipment_id text not null,
   number_ref text,
+  former text[],
   carrier text,
   body jsonb not null default '{}',
   stated_at timestamptz not null default '-infinity',
@@ -44,6 +45,7 @@ create table parcel (
 ) with (fillfactor = 80);
 create index parcel_number on parcel (shop, number_ref) where number_ref is not null;
 create index parcel_shipment on parcel (shop, shipment_id);
+create index parcel_stated on parcel using brin (stated_at);
 create index parcel_under_way on parcel (state)
   where not withdrawn and state not in ('delivered', 'returned', 'cancelled', 'expired');
 create table track (
@@ -58,6 +60,7 @@ create table track (
   registered_at timestamptz,
   attempts int not null default 0,
   trouble text,
+  watched_as text,
   primary key (shop, ref)
 ) with (fillfactor = 80);
 create index track_watch on track (shop, watch_at) where watch_at is not null;
