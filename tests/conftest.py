@@ -1,9 +1,11 @@
 """What tests stand on: a real Postgres for each session, a fresh database for each test, a broker."""
 
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -99,6 +101,15 @@ def kafka_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with KafkaContainer(KAFKA_IMAGE).with_kraft() as broker:
         yield broker.get_bootstrap_server()
+
+
+@pytest.fixture
+def whole_kafka(kafka_servers: str) -> Iterator[str]:
+    """The broker for one test at a time: services of two tests would be members of one group."""
+    lock = Path(tempfile.gettempdir()) / "afterglow-tests-kafka.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield kafka_servers
 
 
 @pytest.fixture

@@ -13,12 +13,14 @@ from shared.testing import event
 
 from .conftest import Front, Starter, order_events, scan
 
+pytestmark = pytest.mark.timeout(300)  # on one broker, one at a time
+
 
 @pytest.fixture(params=["postgres", pytest.param("kafka", marks=pytest.mark.kafka)])
 def bus_url(request: pytest.FixtureRequest) -> str:
     if request.param == "postgres":
         return "postgres:"
-    return f"kafka://{request.getfixturevalue('kafka_servers')}"
+    return f"kafka://{request.getfixturevalue('whole_kafka')}"
 
 
 async def say(front: Front, *events: Event) -> None:
