@@ -121,12 +121,18 @@ async def test_an_order_becomes_one_mail_in_her_language_however_often_it_is_tol
         old = shopify_order(5002, created_at="2025-01-01T00:00:00Z")
         old |= {"processed_at": old["created_at"]}
         assert (await made.shop.shopify("orders/create", old)).status_code == 202
-        await made.mail(5)
+        people = {*(f"{language}@example.com" for language in names), "maja@example.com"}
+
+        def mailed() -> Counter[str]:  # a broker may still hold what another test's shop said
+            return Counter(m.rcpt for m in made.sink.accepted if m.rcpt in people)
+
+        async def all_mailed() -> bool:
+            return mailed().keys() == people
+
+        await until(all_mailed, 60)
         await made.quiet()
         found = {str(m["To"].addresses[0].addr_spec): m for m in made.mails()}
-        assert Counter(m.rcpt for m in made.sink.accepted) == Counter(
-            [f"{language}@example.com" for language in names] + ["maja@example.com"]
-        )
+        assert mailed() == Counter(people)
         total = {"en": r"12,345\.67", "ru": r"12 345,67", "pl": r"12 345,67", "sl": r"12\.345,67"}
         for language, name in names.items():
             mail = found[f"{language}@example.com"]
