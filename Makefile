@@ -54,7 +54,9 @@ types: install ## mypy, strict, over all packages
 imports: install ## who may import whom
 	$(BIN)/lint-imports
 
+# An environment that forbids cached bytecode has every worker and service compile everything anew.
 .PHONY: test
+test: export PYTHONDONTWRITEBYTECODE =
 test: install ## all tests that this machine can run; skips are listed with the reason
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 

@@ -7,14 +7,25 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 
 from afterglow.postgres import Postgres
 from shared import migrations
+
+# What structlog prints while nobody set it up: a traceback with all variables takes a second to draw.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +69,9 @@ async def migrated(postgres_server: Postgres, templates: dict[str, str]) -> Asyn
             await migrations.ensure(f"{server}/{name}", package)
             templates[package] = name
         made.append(name := f"t{uuid4().hex}")
-        await admin.execute(f"create database {name} template {templates[package]}")
+        await admin.execute(
+            f"create database {name} template {templates[package]} strategy file_copy"
+        )
         return f"{server}/{name}"
 
     yield make
@@ -112,13 +125,54 @@ def whole_kafka(kafka_servers: str) -> Iterator[str]:
         yield kafka_servers
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chromium() -> Path:
     """A browser for pages and messages, or a skip that says what is missing."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
         if found := shutil.which(name):
             return Path(found)
     pytest.skip("no browser: chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Path) -> Iterator[Any]:
+    """A running browser. It holds the thread's event loop: an asynchronous test cannot run beside it."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+Window = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def window(browser: Any) -> Window:
+    """Give the one window in the size and colours asked for: opening another takes ten times longer.
+
+    `asked` and `complaints` are what its page asks of the network and complains of from here on;
+    `scripts=True` gives a second window, in which a script of the test may pass the page's policy.
+    """
+
+    @cache
+    def opened(scripts: bool) -> Any:  # noqa: FBT001
+        page = browser.new_context(bypass_csp=scripts).new_page()
+        page.asked, page.complaints = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        return page
+
+    def show(*, width: int = 360, scheme: str = "light", scripts: bool = False) -> Any:
+        page = opened(scripts)
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        page.asked.clear()
+        page.complaints.clear()
+        return page
+
+    return show
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

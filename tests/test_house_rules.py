@@ -163,10 +163,13 @@ def imported(package: str) -> set[str]:
     return names - sys.stdlib_module_names - {package}
 
 
+installed = cache(packages_distributions)  # it reads the files of every distribution
+
+
 def distribution(module: str) -> str:
     if module in PACKAGES:
         return f"afterglow-{module}".replace("_", "-")
-    return packages_distributions()[module][0].lower().replace("_", "-")
+    return installed()[module][0].lower().replace("_", "-")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,6 +1,6 @@
 """A service for the runner's tests: answers /readyz on both ports and does as it is told.
 
-STAND_IN=refuses ends at once; STAND_IN=stubborn ignores SIGTERM. POST /crash ends it with code 3.
+STAND_IN=refuses ends at once, STAND_IN=misconfigured for good; STAND_IN=stubborn ignores SIGTERM. POST /crash ends it with code 3.
 """
 
 # ruff: noqa: T201, TID251, A002 - a process of its own, spoken to by its environment
@@ -30,9 +30,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     how = os.environ.get("STAND_IN", "")
-    if how == "refuses":
+    if how in {"refuses", "misconfigured"}:
         print("OPERATOR_KEYS is not set")
-        sys.exit(1)
+        sys.exit(os.EX_CONFIG if how == "misconfigured" else 1)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "stubborn" else lambda *_: stop.set())
     for port in ("HTTP_PORT", "INTERNAL_PORT"):

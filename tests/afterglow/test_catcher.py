@@ -1,6 +1,5 @@
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from email import message_from_bytes
@@ -94,13 +93,6 @@ async def test_the_oldest_are_dropped_beyond_the_bound_and_it_says_so(caught: Ca
     assert [told[0]["id"], told[-1]["id"], len(told)] == ["4", "53", 50]
     async with caught.session.get(caught.url) as answer:
         assert "3 older messages were dropped" in await answer.text()
-
-
-async def test_it_takes_hundreds_of_mails_a_second(caught: Caught) -> None:
-    message = mail(html="<p>Hvala, Ana</p>" * 1000)
-    began = time.monotonic()
-    await asyncio.gather(*(caught.send(message, times=60) for _ in range(4)))
-    assert 240 / (time.monotonic() - began) > 100  # a third of the aim: machines are shared
 
 
 async def test_a_text_that_is_handed_over_is_kept(caught: Caught) -> None:

@@ -39,7 +39,8 @@ def test_the_story_comes_true_and_nothing_is_left_in_the_folder(tmp_path: Path) 
 
 
 def test_a_demo_that_cannot_start_says_why_in_its_last_line(tmp_path: Path) -> None:
-    done = demo(tmp_path, LINK_KEYS="short")
+    elsewhere = "postgresql://elsewhere/x"  # no database of our own is needed or started
+    done = demo(tmp_path, LINK_KEYS="short", DATABASE_URL=elsewhere)
     assert done.returncode == 1
     assert done.stderr.startswith("afterglow: order-events does not start: LINK_KEYS ")
     assert done.stderr.count("\n") == 1

@@ -1,23 +1,18 @@
 """The inbox in a real browser, at the width of a phone."""
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from afterglow import catcher
 from afterglow.mailbox import Mailbox
 from afterglow.postgres import free_port
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH"),
-]
+pytestmark = pytest.mark.timeout(120)
 RAW = """From: Leaf & Kettle <tea@shop.example>
 To: ana@example.com
 Subject: Thank you, Ana: order #1234
@@ -59,14 +54,6 @@ def inbox() -> Iterator[Inbox]:
     loop.call_soon_threadsafe(stopping.set)
     thread.join()
     loop.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -202,3 +202,25 @@ def test_what_is_no_terminal_gets_wide_plain_lines(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) > 80
+
+
+def test_of_each_parcel_it_says_when_we_write_about_a_delay_or_why_we_do_not() -> None:
+    promised = {"due": "2026-11-27", "promised": True, "next_alarm": None, "because": None}
+    alarm = {"next_alarm": "silence", "next_alarm_at": LATER, "next_contact_at": LATER}
+    delays = [
+        {"shipment_id": None, "because": "no_promise"},
+        {"shipment_id": "1/1", **promised, **alarm},
+        {"shipment_id": "1/2", **promised, "promised": False, "because": "a_newer_word"},
+    ]
+    out = printed({"tracking": ANSWERS["tracking"] | {"delays": delays}}).partition("Delay watch")[
+        2
+    ]
+    no_promise = "no_promise (nobody promised a day, so what is not sent cannot be late)"
+    assert row(out, "the order") == f"the order nothing: {no_promise}"
+    again = "2026-11-25 09:00:00 we write again, as we said"
+    late = "2026-11-25 09:00:00 called late: silence"
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert f"1/1 2026-11-27 {late}; {again}" in lines
+    unpromised = "2026-11-27, by what is usual; nobody promised it"
+    assert f"1/2 {unpromised} nothing: a_newer_word" in lines
+    assert "Delay watch" not in printed(ANSWERS)  # a tracking that is older than this

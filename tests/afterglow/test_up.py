@@ -2,6 +2,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -229,12 +230,15 @@ def test_ctrl_c_while_it_starts_leaves_nothing(start: Start, folder: Path) -> No
     assert not left_over(folder)
 
 
+@pytest.mark.parametrize(("how", "again"), [("refuses", 2), ("misconfigured", 0)])
 def test_a_service_that_refuses_to_start_ends_the_runner_with_its_line(
-    start: Start, folder: Path
+    start: Start, folder: Path, how: str, again: int
 ) -> None:
-    runner = start("--demo", STAND_IN="refuses", DATABASE_URL=ELSEWHERE)
+    runner = start("--demo", STAND_IN=how, DATABASE_URL=ELSEWHERE)
     assert runner.wait(40) == 1
-    last = (folder / "out").read_text().splitlines()[-1]
+    out = (folder / "out").read_text()
+    assert len(re.findall(r"order-events .*starts again", out)) == again
+    last = out.splitlines()[-1]
     assert last == "afterglow: order-events does not start: OPERATOR_KEYS is not set"
     assert not left_over(folder)
 

@@ -79,7 +79,8 @@ class Process:
             self.lines.append(line.decode())
 
     async def ask(self, path: str, key: str = OPERATOR_KEY) -> httpx2.Response:
-        async with httpx2.AsyncClient() as client:
+        # There is no TLS here: to load certificates takes a hundred times longer than to ask.
+        async with httpx2.AsyncClient(verify=False) as client:
             headers = {"authorization": f"Bearer {key}"}
             return await client.get(self.internal + path, headers=headers)
 

@@ -36,9 +36,9 @@ async def attempts(db: Database) -> tuple[Job, Job]:
         await tx.execute("insert into orders (shop, order_id) values ('shop', '1')")
         await store.make_messages(tx, [message])
     await store.renew_lease(db, OWNER, 60)
-    (old,) = await store.claim(db, OWNER, 1)
+    (old,) = await store.claim(db, OWNER, 1, ["order_confirmed"])
     await db.execute("update message set state = 'pending', owner = null")
-    (new,) = await store.claim(db, OWNER, 1)
+    (new,) = await store.claim(db, OWNER, 1, ["order_confirmed"])
     assert (old.id, old.attempt + 1) == (new.id, new.attempt)
     return old, new
 

@@ -58,15 +58,14 @@ def folder() -> Iterator[Path]:
 async def test_the_quick_start_of_the_readme_comes_true(folder: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"<!-- quick start.*?-->\n```sh\n(.*?)```", readme, re.DOTALL)
-    async with demo(folder) as running:
+    async with demo(folder) as running, httpx2.AsyncClient() as client:
         place, ship = (_here(block, folder, running) for block in blocks)
         first, second = await _shell(place), await _shell(place)
         assert (len(first["ids"]), first["replayed"]) == (1, 0)
         assert len(second["ids"]) == 1
 
         async def mails() -> list[Any]:
-            async with httpx2.AsyncClient() as client:
-                return list((await client.get(running["inbox"] + "/api/messages")).json())
+            return list((await client.get(running["inbox"] + "/api/messages")).json())
 
         async def arrived(kind: str) -> Any:
             return [m for m in await mails() if m["headers"]["X-Afterglow-Kind"] == kind]
@@ -80,8 +79,7 @@ async def test_the_quick_start_of_the_readme_comes_true(folder: Path) -> None:
         (delivered,) = await arrived("delivered")
         link = re.search(r"https?://\S+/t/\S+", delivered["text"])
         assert link is not None
-        async with httpx2.AsyncClient() as client:
-            page = (await client.get(link.group())).text
+        page = (await client.get(link.group())).text
     assert "sosed" in page
     assert "ana@example.com" in str(mail["to"])
     assert "naročilo" in mail["subject"]

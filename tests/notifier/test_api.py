@@ -30,6 +30,14 @@ async def test_the_timeline_shows_facts_and_messages_and_nobodys_address(desk: D
         assert (await ask.get("/v1/orders/other/1001")).status_code == 404
 
 
+async def test_a_message_that_waits_for_a_newer_process_says_so(desk: Desk) -> None:
+    await desk.hear(event(placed()))
+    await desk.db.execute("update message set kind = 'thank_you_card'")
+    async with desk.at_work() as made, operator(made) as ask:
+        (message,) = (await ask.get("/v1/orders/demo/1001")).json()["messages"]
+        assert (message["state"], message["reason"]) == ("pending", "kind_unknown_here")
+
+
 async def test_odd_requests_get_plain_answers(desk: Desk) -> None:
     long = "x" * 101
     cases: list[tuple[str, str, Any, int]] = [

@@ -16,6 +16,7 @@ from tests.chaos.sink import Sink
 
 from afterglow.postgres import free_port
 from notifier import store
+from notifier.adapters.compiler import kinds
 from notifier.dispatcher import Route
 from notifier.store import Job, Result
 from shared import failpoints
@@ -24,6 +25,8 @@ from shared.events import CustomerErased, Event, OrderCancelled
 from shared.testing import ADDRESS, event, placed
 
 from .conftest import Desk, Make, operator
+
+KINDS = kinds()
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +299,7 @@ async def test_a_cancelled_order_of_unknown_fate_is_not_sent_once_more(make_desk
 async def claimed(desk: Desk, limit: int = 10) -> tuple[Any, list[Job]]:
     owner = uuid4()
     await store.renew_lease(desk.db, owner, 30)
-    return owner, await store.claim(desk.db, owner, limit)
+    return owner, await store.claim(desk.db, owner, limit, KINDS)
 
 
 async def marked(desk: Desk, owner: Any, job: Job) -> bool:
@@ -326,12 +329,32 @@ async def test_of_one_order_only_the_first_message_that_is_due_is_claimed(desk: 
     )
     owner, jobs = await claimed(desk)
     assert [j.subject for j in jobs] == [""]
-    assert await store.claim(desk.db, owner, 10) == []
+    assert await store.claim(desk.db, owner, 10, KINDS) == []
     await desk.db.execute(
         "update message set state = 'pending', owner = null, due_at = now() + interval '1 hour' "
         "where subject = ''"
     )
-    assert [j.subject for j in await store.claim(desk.db, owner, 10)] == ["s1"]
+    assert [j.subject for j in await store.claim(desk.db, owner, 10, KINDS)] == ["s1"]
+
+
+async def test_a_kind_of_a_newer_process_is_left_to_it_is_counted_and_holds_nothing_back(
+    desk: Desk,
+) -> None:
+    await desk.hear(*orders(1))
+    await desk.db.execute("update message set kind = 'thank_you_card', key = key || 'n'")
+    owner, jobs = await claimed(desk)
+    assert jobs == []
+    await desk.db.execute(
+        """insert into message (key, message_id, shop, order_id, kind, subject, channel, role, round, state,
+                                fact_at, recorded_at, due_at, expires_at)
+           select key || '2', message_id || '2', shop, order_id, 'order_confirmed', 'later', channel, role,
+                  round, state, fact_at, recorded_at, due_at, expires_at from message"""
+    )
+    assert [j.subject for j in await store.claim(desk.db, owner, 10, KINDS)] == ["later"]
+    assert ("thank_you_card", "pending", 1) in await store.open_counts(desk.db)
+    newer = [*KINDS, "thank_you_card"]
+    await desk.db.execute("update message set state = 'sent', owner = null where subject = 'later'")
+    assert [j.kind for j in await store.claim(desk.db, owner, 10, newer)] == ["thank_you_card"]
 
 
 async def test_many_claim_at_once_and_each_row_goes_to_one(make_desk: Make) -> None:

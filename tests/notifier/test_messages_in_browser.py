@@ -1,22 +1,16 @@
 """Messages as a phone and a desktop show them, light and dark, in a real browser."""
 
 import itertools
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.conftest import Window
 
 from notifier.adapters.compiler import kinds
 from notifier.adapters.render import preview, samples
 from shared.languages import CODES
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-    pytest.mark.timeout(120),
-]
+pytestmark = pytest.mark.timeout(120)
 
 PARCELS = [kind for kind in kinds() if kind != "order_confirmed"]
 LOWEST_CONTRAST = """() => {
@@ -38,38 +32,18 @@ LOWEST_CONTRAST = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def show(browser: Any) -> Iterator[Any]:
+def show(window: Window) -> Any:
     """Open one message as a mail client would: no network, no scripts of its own."""
-    pages = []
 
     def open_message(
-        language: str,
-        sample: str,
-        *,
-        kind: str = "order_confirmed",
-        width: int = 360,
-        scheme: str = "light",
+        language: str, sample: str, *, kind: str = "order_confirmed", **look: Any
     ) -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 700}, color_scheme=scheme)
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
+        page = window(**look)
         page.set_content(str(preview(kind, language, sample)["html"]))
-        page.asked = asked
-        pages.append(page)
         return page
 
-    yield open_message
-    for page in pages:
-        page.close()
+    return open_message
 
 
 @pytest.mark.parametrize("language", CODES)

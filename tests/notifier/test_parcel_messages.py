@@ -104,12 +104,36 @@ def test_hours_are_the_customers_and_where_nobody_knows_those_it_says_whose_they
     out, there = "out_for_delivery", "delivered"
     assert render(out, order=to_country("GB")).subject.startswith("Today, 09:00–13:00: ")
     assert render(out, order=to_country("DE")).subject.startswith("Today, 10:00–14:00: ")
-    assert render(out, order=to_country("US")).subject.startswith("Today, 10:00–14:00 (Ljubljana)")
+    assert render(out, order=to_country("US")).subject.startswith("Today, 04:00–08:00 (New York)")
     assert render(there, order=to_country("GB")).subject.startswith("Delivered at 12:05: ")
     assert render(there, order=to_country("JP")).subject.startswith("Delivered at 21:05: ")
     assert "13:05 (Ljubljana)" in render(there, order={"ship_to": None}).text
     late = {"at": "2026-11-25T16:00:00Z"}
     assert "Thursday 26 November, 01:00" in render(there, order=to_country("JP"), **late).text
+
+
+def test_a_bare_date_of_the_carrier_is_the_same_day_everywhere() -> None:
+    eta = {"from": "2026-11-26T00:00:00Z", "to": "2026-11-26T23:59:59Z"}
+    for country in ("US", "SI", "JP"):
+        text = render("order_shipped", eta=eta, order=to_country(country)).text
+        assert "by Thursday 26 November" in text, country
+
+
+def test_what_will_not_come_at_all_is_said_at_once_and_has_no_date_to_wait_for() -> None:
+    content = render("shipment_delayed", cause="returning", new=None)
+    assert content.subject == "Order SV-10452: this parcel will not reach you"
+    for part in (content.text, said(content.html)):
+        assert "the new date" not in part
+        assert "send it again or give your money back" in part
+        assert "Choose what comes next" in part
+        assert "wait" not in part.lower()
+
+
+def test_a_delay_that_is_over_without_a_date_promises_none() -> None:
+    content = render("delay_over", new=None)
+    for part in (content.text, said(content.html)):
+        assert "Your parcel is moving again. We do not know the new date yet." in part
+        assert "Should the date move" not in part
 
 
 def test_what_no_message_will_follow_is_not_promised() -> None:
@@ -196,7 +220,8 @@ def test_a_delay_says_the_old_and_the_new_date_why_and_when_we_write(kind: str) 
     unknown = render(kind, cause="what nobody knows", **none)
     assert unknown.subject == "Order SV-10452 will be late"
     assert (
-        "It takes longer than we said. We are sorry.\n\nWe do not know the new date" in unknown.text
+        "It takes longer than it should. We are sorry.\n\nWe do not know the new date"
+        in unknown.text
     )
     assert "We write again" not in unknown.text
     one_day = render(kind, new="2026-11-28/2026-11-28", parcel=None)

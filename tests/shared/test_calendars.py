@@ -4,7 +4,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, strategies as st
 
-from shared.calendars import WorkingDays, day_zone_of, holidays_of, zone_of
+from shared.calendars import (
+    WorkingDays,
+    customer_zone,
+    day_expected,
+    day_zone_of,
+    holidays_of,
+    zone_of,
+)
 from shared.events.values import countries
 
 LJUBLJANA = ZoneInfo("Europe/Ljubljana")
@@ -101,3 +108,25 @@ def test_every_country_with_people_has_a_time_zone() -> None:
     assert str(day_zone_of("us")) == "America/New_York"
     assert zone_of("US") is None  # nobody knows what her clock shows
     assert zone_of(None) is None
+
+
+def test_a_customers_clock_is_her_countrys_and_only_where_nobody_knows_it_the_shops() -> None:
+    tokyo = ZoneInfo("Asia/Tokyo")
+    assert str(customer_zone("US", LJUBLJANA)) == "America/New_York"
+    assert customer_zone("JP", LJUBLJANA) == tokyo
+    assert customer_zone(None, LJUBLJANA) == customer_zone("XX", LJUBLJANA) == LJUBLJANA
+
+
+@pytest.mark.parametrize(
+    ("said", "day"),
+    [
+        ("2026-11-26T00:00:00+00:00", 26),  # a bare date
+        ("2026-11-26T23:59:59+00:00", 26),
+        ("2026-11-26T01:00:00+01:00", 26),
+        ("2026-11-26T02:00:00+00:00", 25),
+        ("2026-11-26T23:30:00+00:00", 26),
+    ],
+)
+def test_a_bare_date_is_expected_on_that_day_wherever_she_lives(said: str, day: int) -> None:
+    expected = day_expected(datetime.fromisoformat(said), ZoneInfo("America/New_York"))
+    assert expected == date(2026, 11, day)

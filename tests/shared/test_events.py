@@ -358,6 +358,26 @@ def test_bare_data_takes_its_time_from_the_header_or_else_from_the_body() -> Non
     assert caught.value.field == "at"
 
 
+@pytest.mark.parametrize(
+    ("type_", "field"),
+    [
+        ("order.updated.v1", "revision"),
+        ("order.shipped.v1", "shipped_at"),
+        ("shipment.updated.v1", "CE-Time"),
+        ("order.preparing.v1", "at"),
+    ],
+)
+def test_a_time_that_is_missing_is_named_as_the_field_that_would_hold_it(
+    type_: str, field: str
+) -> None:
+    body = sample(type_) | {"revision": None, "shipped_at": None}
+    body |= {"at": None} if field == "at" else {"at": "2026-11-23T08:00:00Z"}
+    with pytest.raises(Refused, match="CE-Time") as caught:
+        from_bare(type_, body, allowed=INBOUND_TYPES)
+    assert caught.value.field == field
+    assert field in caught.value.detail
+
+
 def test_bare_data_names_its_fields_without_a_prefix() -> None:
     with pytest.raises(Refused) as caught:
         from_bare("order.cancelled.v1", {"order_id": ".."}, allowed=INBOUND_TYPES)

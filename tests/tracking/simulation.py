@@ -28,9 +28,11 @@ from shared.events import (
 from shared.facts import Fact
 from shared.shops import Shop
 from tracking.domain import news
-from tracking.domain.fold import Shipment, fold, fold_order
+from tracking.domain.fold import Shipment, fold
 from tracking.domain.model import About, Order, OrderLine, Parcel, Track, scan_fact
+from tracking.domain.orders import fold_order
 from tracking.domain.pace import Pace
+from tracking.domain.situation import Situation
 
 START: Final = datetime(2026, 11, 23, 7, 30, tzinfo=UTC)  # a Monday
 PACE: Final = Pace(START)
@@ -210,9 +212,10 @@ def play(tale: Tale, arrivals: Sequence[Arrival], shop: Shop) -> Ended:
     ended = Ended(shipments, order.told)
 
     def step(now: datetime) -> datetime | None:
-        told = news.tell(order, state, shipments, shop, now, PACE)
+        here = Situation(order, state, shipments, shop, now, PACE)
+        told = news.tell(here)
         ended.published += [one.data for one in told]
-        return news.check(order, state, shipments, shop, now, PACE)
+        return news.check(here)
 
     due = None
     for one in arrivals:

@@ -200,6 +200,22 @@ def _asked(wish: str, answer: str | None = None, **changes: Any) -> Situation:
     return situation
 
 
+def _assumed(language: str) -> Order:
+    one = ship(order(language), at=ago(days=4))
+    given = {"state": "unknown", "delivered": ago(hours=4).isoformat(), "how": "assumed"}
+    one.told["parcels"] = {"1": given}
+    return one
+
+
+def _all_different(language: str) -> Order:
+    one = order(language)
+    for n in ("1", "2", "3"):
+        ship(one, n, items=[{"line_id": n, "quantity": "1"}])
+    scan(one, "in_transit", ago(hours=5))
+    scan(one, "ready_for_pickup", ago(hours=2), "2", place="Paketomat DPD, Koroška 5")
+    return scan(one, "exception", ago(hours=4), "3", reason="carrier_parcel_lost")
+
+
 SITUATIONS: dict[str, Situation] = {
     "received": order,
     "packing": lambda lg: told(order(lg), "order.preparing.v1", ago(hours=4)),
@@ -216,6 +232,7 @@ SITUATIONS: dict[str, Situation] = {
     "on_the_way": _on_the_way,
     "out": _out,
     "pickup": _state("ready_for_pickup", place="Paketomat Mercator, Gosposvetska 12"),
+    "pickup_nowhere": _state("ready_for_pickup"),
     "attempted": _state("delivery_attempted", reason="consignee_not_home", place="Kranj"),
     "delayed": _state("delayed", reason="weather_delay", place="Graz"),
     "damaged": _state("exception", reason="carrier_damaged_parcel"),
@@ -229,9 +246,19 @@ SITUATIONS: dict[str, Situation] = {
     "delivered": _delivered("neighbour"),
     "delivered_locker": _delivered("locker"),
     "delivered_plain": _delivered(None),
+    "assumed": _assumed,
+    "taken_back": lambda lg: scan(
+        _delivered("hand")(lg), "delivery_attempted", ago(minutes=30), reason="consignee_not_home"
+    ),
     "late": _late("silence"),
     "late_no_date": _late("exception", new=None, contact=None),
     "late_eta": _late("eta_changed", new=("2026-11-30", "2026-11-30")),
+    "late_lost": lambda lg: late(
+        _state("exception", reason="carrier_parcel_lost")(lg), "exception", new=None
+    ),
+    "late_returning": lambda lg: late(
+        _state("returning", reason="consignee_refused")(lg), "returning", new=None
+    ),
     "asked_wait": _asked("wait"),
     "asked_cancel": _asked("cancel"),
     "asked_change": _asked("change"),
@@ -241,6 +268,14 @@ SITUATIONS: dict[str, Situation] = {
     "answered_call": _asked("call_me", "contact.logged.v1"),
     "several": _several,
     "several_late": lambda lg: late(_several(lg), "promise_date", "2"),
+    "all_different": _all_different,
+    "both_late": lambda lg: late(
+        late(ship(ship(order(lg)), "2"), "silence"),
+        "silence",
+        "2",
+        new=("2026-11-30", "2026-11-30"),
+    ),
+    "cancelled_on_its_way": lambda lg: told(_on_the_way(lg), "order.cancelled.v1", ago(hours=5)),
     "cancelled": lambda lg: told(
         told(order(lg), "order.cancelled.v1", ago(hours=5)), "order.refunded.v1", ago(hours=4)
     ),

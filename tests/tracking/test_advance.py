@@ -15,7 +15,6 @@ from shared.facts import Fact
 from shared.shops import Shop
 from tracking.adapters import easypost
 from tracking.domain.advance import advance, look
-from tracking.domain.fold import order_fact
 from tracking.domain.model import (
     News,
     Order,
@@ -26,6 +25,7 @@ from tracking.domain.model import (
     scan_fact,
     scan_id,
 )
+from tracking.domain.orders import order_fact
 from tracking.domain.pace import Pace
 
 from .conftest import NUMBER, SHOPS, order_events, scan

@@ -1,10 +1,12 @@
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from tests.tracking.deliveries import at, only, read, said
 
+from shared.calendars import day_expected
 from shared.errors import Unusable
 from tracking.adapters import aftership
 from tracking.adapters.reading import Call, Outcome
@@ -97,6 +99,37 @@ def test_an_unheard_of_word_is_unknown_and_says_so_its_subtag_falls_back_to_the_
     assert said(scan) == ("exception", None, False)
 
 
+@pytest.mark.parametrize(("state", "tag", "subtag"), [w for w in WORDS if w[2]])
+def test_a_subtag_says_its_tag_where_that_is_missing(state: str, tag: str, subtag: str) -> None:
+    scan = only(read(aftership, update(tag=None, subtag=subtag, checkpoints=[])))
+    assert scan.state == state
+    assert scan.raw_status == subtag
+
+
+def test_what_was_delivered_to_the_sender_is_returned() -> None:
+    stated = update(tag="Delivered", subtag="Delivered_001", return_to_sender=True, checkpoints=[])
+    assert only(read(aftership, stated)).state == "returned"
+
+
+@pytest.mark.parametrize(
+    "ts", [TS, f" {TS} ", TS * 1000, "2026-11-23T09:00:00Z", "2026-11-23T10:00+01:00"]
+)
+def test_the_time_of_a_delivery_is_read_however_it_is_written(ts: Any) -> None:
+    bare = update(ts=ts, checkpoints=[], updated_at=None, created_at=None)
+    assert only(read(aftership, bare)).occurred_at == at("2026-11-23T09:00")
+
+
+@pytest.mark.parametrize("written", ["2026-11-23T08:00+01:00", "1795417200", 1_795_417_200_000])
+def test_the_time_of_a_checkpoint_is_exact_where_it_names_its_zone(written: Any) -> None:
+    scan = only(read(aftership, update(checkpoints=[POINT | {"checkpoint_time": written}])))
+    assert (scan.occurred_at, scan.precision) == (at("2026-11-23T07:00"), "second")
+
+
+def test_a_pending_parcel_without_any_time_tells_nothing() -> None:
+    tracking = {"tracking_number": "1", "tag": "Pending", "checkpoints": []}
+    assert read(aftership, {"event": "tracking_update", "msg": tracking}).ignored
+
+
 def test_a_checkpoint_becomes_a_scan_with_its_own_time_and_town() -> None:
     report = read(aftership, update())
     scan = only(report)
@@ -132,6 +165,19 @@ def test_a_tag_that_the_checkpoints_do_not_show_is_told_behind_them() -> None:
     assert last.occurred_at == at("2026-11-23T09:00")
     wrong_clock = update(tag="Delivered", ts=TS - 86_400)
     assert read(aftership, wrong_clock).scans[-1].occurred_at > first.occurred_at
+
+
+@pytest.mark.parametrize(
+    ("tag", "state"),
+    [("Delivered", "delivered"), ("Expired", "expired"), ("Exception", "exception")],
+)
+def test_a_tag_long_after_the_checkpoints_counts_whatever_was_expected(
+    tag: str, state: str
+) -> None:
+    late = update(tag=tag, subtag=None, ts=TS + 86_400, expected_delivery="2026-11-24")
+    first, last = read(aftership, late).scans
+    assert (first.state, last.state) == ("in_transit", state)
+    assert last.eta is not None
 
 
 def test_the_same_checkpoint_is_the_same_scan_in_every_delivery() -> None:
@@ -183,6 +229,19 @@ def test_a_moved_date_is_news_of_its_own_time() -> None:
             "2026-11-27T08:00",
             "2026-11-27T12:00",
         ),
+        ({"expected_delivery": "2026-11-27T09:00+01:00"}, "2026-11-27T08:00", "2026-11-27T08:00"),
+        ({"expected_delivery": 1_795_766_400}, "2026-11-27T08:00", "2026-11-27T08:00"),
+        (
+            {
+                "aftership_estimated_delivery_date": {
+                    "estimated_delivery_date": "2026-11-27",
+                    "estimated_delivery_date_min": "2026-11-26",
+                    "estimated_delivery_date_max": "2026-11-28",
+                }
+            },
+            "2026-11-26",
+            "2026-11-28T23:59:59",
+        ),
     ],
 )
 def test_the_expected_delivery_is_read_however_it_is_written(
@@ -191,6 +250,16 @@ def test_the_expected_delivery_is_read_however_it_is_written(
     eta = only(read(aftership, update(**fields))).eta
     assert eta is not None
     assert (eta.from_, eta.to) == (at(first), at(last))
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+@pytest.mark.parametrize("written", ["2026-11-27", "2026-11-27T00:00:00", "2026-11-27T00:00:00Z"])
+def test_an_expected_day_is_the_same_day_wherever_the_shop_is(zone: str, written: str) -> None:
+    eta = only(read(aftership, update(expected_delivery=written), zone)).eta
+    assert eta is not None
+    customers = [ZoneInfo(name) for name in ("Asia/Tokyo", "Europe/Ljubljana", zone)]
+    days = {day_expected(one, there) for one in (eta.from_, eta.to) if one for there in customers}
+    assert days == {date(2026, 11, 27)}
 
 
 def test_the_shops_own_date_is_no_news_to_the_shop() -> None:

@@ -140,6 +140,32 @@ def test_a_strike_is_told_of_every_parcel_it_holds_up() -> None:
     assert len(in_time) == 10
 
 
+def test_of_a_carrier_that_uploads_in_the_evening_the_last_hour_of_the_day_decides() -> None:
+    def uploaded(n: int, *, stuck: bool = False) -> dict[str, Any]:
+        monday = datetime(2026, 1, 12, tzinfo=UTC) + timedelta(days=7 * (n // 4))
+
+        def on(day: int, hour: float) -> str:
+            return (monday + timedelta(days=day, hours=hour)).isoformat().replace("+00:00", "Z")
+
+        evening = 20.9 + n % 4 * 0.27  # before eleven in Ljubljana
+        said = [
+            scan("in_transit", on(1, 18), on(1, evening)),
+            scan("in_transit", on(2, 8), on(2, evening)),
+            scan("out_for_delivery", on(3, 7), on(3, evening)),
+            scan("delivered", on(3, 12), on(3, evening)),
+        ]
+        day = (monday + timedelta(days=3)).date().isoformat()
+        return line(n, placed_at=on(0, 8), shipped_at=on(1, 14), promise={"from": day, "to": day},
+                    delivered_at=None if stuck else on(3, 12), scans=said[:2] if stuck else said)  # fmt: skip
+
+    *usual, stuck = replay(*(uploaded(n) for n in range(40)), uploaded(40, stuck=True))
+    assert not any(one.warnings for one in usual[20:])
+    assert stuck.promised_until is not None
+    assert stuck.warnings
+    left = stuck.promised_until - stuck.warnings[0].at
+    assert timedelta(0) < left <= timedelta(hours=1)
+
+
 def test_a_carrier_that_only_says_collected_and_delivered_is_learned() -> None:
     def two_scans(n: int) -> dict[str, Any]:
         monday = datetime(2026, 1, 12, tzinfo=UTC) + timedelta(days=7 * (n // 3))
@@ -172,10 +198,10 @@ def judged(worlds: Iterable[str], seeds: Iterable[int], count: int) -> Score:
 
 @pytest.mark.timeout(300)
 def test_over_all_worlds_most_late_parcels_are_foreseen_and_few_others_warned_about() -> None:
-    score = judged(WORLDS, [1], 400)
-    assert score.recall >= 0.9, str(score)
+    score = judged(WORLDS, [1], 150)  # carriers that nobody knows yet
+    assert score.recall >= 0.93, str(score)
+    assert score.false_ever_per_1000 <= 10, str(score)
     assert score.silence_on_free_days == []
-    assert score.false_ever_per_1000 <= 20, str(score)  # mostly carriers that are not known yet
 
 
 @pytest.mark.soak
@@ -184,7 +210,7 @@ def test_over_all_worlds_most_late_parcels_are_foreseen_and_few_others_warned_ab
 def test_in_every_world_the_limits_hold_once_carriers_are_known(world: str) -> None:
     score = judged([world], [1], 6000)
     assert score.recall >= 0.9, str(score)
-    assert score.false_per_1000 <= 10, str(score)
+    assert score.false_ever_per_1000 <= 10, str(score)
     assert score.silence_on_free_days == []
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from shared.events import Eta
 from shared.shops import Shop, Thresholds, parse
 from tracking.domain.delays import Alarm, History, Rules, alarms, eta_day, rules_for
-from tracking.domain.profile import Habits, Profile
+from tracking.domain.habits import Habits
+from tracking.domain.profile import Profile
 from tracking.domain.standing import View
 
 LJUBLJANA = ZoneInfo("Europe/Ljubljana")
@@ -126,34 +127,34 @@ def test_a_failed_attempt_is_a_delay_only_when_no_day_is_left() -> None:
 
 COLD = {
     "silent since Tuesday, promised for Friday": (
-        "in_transit", "2026-11-10T18:00", FRIDAY, "silence", "2026-11-13T10:00", "2026-11-13T21:00"),
+        "in_transit", "2026-11-10T18:00", FRIDAY, "silence", "2026-11-13T10:00", "2026-11-13T23:00"),
     "silent since the Friday before": (
-        "in_transit", "2026-11-06T18:00", FRIDAY, "silence", "2026-11-12T10:00", "2026-11-13T21:00"),
+        "in_transit", "2026-11-06T18:00", FRIDAY, "silence", "2026-11-12T10:00", "2026-11-13T23:00"),
     "moved last night, not out on the last day": (
-        "in_transit", "2026-11-12T22:00", FRIDAY, "promise_date", "2026-11-13T12:00", "2026-11-13T21:00"),
+        "in_transit", "2026-11-12T22:00", FRIDAY, "promise_date", "2026-11-13T12:00", "2026-11-13T23:00"),
     "moved on Saturday, promised for Monday": (
         "in_transit", "2026-11-14T10:00", date(2026, 11, 16), "promise_date",
-        "2026-11-16T12:00", "2026-11-16T21:00"),
+        "2026-11-16T12:00", "2026-11-16T23:00"),
     "silent for a week, promised for the week after": (
         "in_transit", "2026-11-09T18:00", date(2026, 11, 24), "silence",
         "2026-11-13T18:00", "2026-11-20T18:00"),
     "silent over All Saints and a Sunday, promised for Wednesday": (
         "in_transit", "2026-10-30T18:00", date(2026, 11, 4), "silence",
-        "2026-11-04T10:00", "2026-11-04T21:00"),
+        "2026-11-04T10:00", "2026-11-04T23:00"),
     "silent over All Saints and a Sunday, promised for Monday": (
         "in_transit", "2026-10-30T18:00", date(2026, 11, 2), "promise_date",
-        "2026-11-02T12:00", "2026-11-02T21:00"),
+        "2026-11-02T12:00", "2026-11-02T23:00"),
     "a label only for four working days": (
         "label_created", "2026-11-06T15:00", FRIDAY, "not_collected",
-        "2026-11-12T10:00", "2026-11-13T12:00"),
+        "2026-11-12T10:00", "2026-11-13T23:00"),
     "a label only since Wednesday": (
         "label_created", "2026-11-11T15:00", FRIDAY, "not_collected",
-        "2026-11-12T18:00", "2026-11-13T21:00"),
+        "2026-11-12T18:00", "2026-11-13T23:00"),
     "a problem three days before": (
         "exception", "2026-11-10T18:00", FRIDAY, "exception", "2026-11-12T10:00", "2026-11-13T18:00"),
     "not at home the day before": (
         "delivery_attempted", "2026-11-12T13:00", FRIDAY, "promise_date",
-        "2026-11-13T12:00", "2026-11-13T21:00"),
+        "2026-11-13T12:00", "2026-11-13T23:00"),
 }  # fmt: skip
 """How it stands, since when, the last promised day; what a person would say, not before and not after when."""
 
@@ -182,6 +183,11 @@ def test_an_order_not_sent_on_the_working_day_before_the_last_is_late(
     alarm = local(first(History(at("2026-11-09T10:00"), promise)))
     assert alarm.date() == day
     assert hours[0] <= alarm.hour <= hours[1]
+
+
+def test_an_order_is_not_called_late_on_the_day_it_came_unless_that_is_the_last() -> None:
+    early, late = (local(first(History(at(f"2026-11-{day}T16:30"), FRIDAY))) for day in (12, 13))
+    assert early.date() == late.date() == FRIDAY
 
 
 def test_where_nobody_promised_a_day_a_parcel_that_moves_is_not_late() -> None:

@@ -140,7 +140,7 @@ def test_a_bare_midnight_is_a_day_wherever_the_shop_is() -> None:
     report = read(easypost, event(est_delivery_date="2026-11-27T00:00:00Z"), "America/New_York")
     eta = only(report).eta
     assert eta is not None
-    assert (eta.from_, eta.to) == (at("2026-11-27T05:00"), at("2026-11-28T04:59:59"))
+    assert (eta.from_, eta.to) == (at("2026-11-27"), at("2026-11-27T23:59:59"))
 
 
 def test_a_new_date_long_after_the_last_scan_is_told_at_its_own_time() -> None:
@@ -167,6 +167,17 @@ def test_what_is_not_about_a_parcel_is_ignored() -> None:
 def test_what_is_missing_is_named(value: object, field: str) -> None:
     with pytest.raises(Unusable, match=field):
         read(easypost, value)
+
+
+def test_a_detail_counts_where_the_status_is_missing() -> None:
+    bare = event(status=None, status_detail="out_for_delivery", tracking_details=[])
+    assert only(read(easypost, bare)).state == "out_for_delivery"
+
+
+def test_an_event_without_its_name_is_known_by_its_tracker() -> None:
+    named = event()
+    unnamed = {key: value for key, value in named.items() if key != "description"}
+    assert read(easypost, unnamed).scans == read(easypost, named).scans
 
 
 # -- calls ---------------------------------------------------------------------------------------

@@ -19,10 +19,12 @@ from shared.events import (
 )
 from shared.shops import Shop, parse
 from tracking.domain import episodes, lessons
-from tracking.domain.fold import Shipment, fold, fold_order
+from tracking.domain.fold import Shipment, fold
 from tracking.domain.model import About, Order, OrderLine, Parcel, Track, scan_fact
+from tracking.domain.orders import fold_order
 from tracking.domain.pace import Pace
 from tracking.domain.profile import Profile
+from tracking.domain.situation import Situation
 
 LJUBLJANA = ZoneInfo("Europe/Ljubljana")
 SHOP = """
@@ -112,17 +114,22 @@ class World:
     def shipments(self) -> dict[str, Shipment]:
         return {n: fold(p, self.order.scans(p)) for n, p in self.order.parcels.items()}
 
-    def look(self, when: str | datetime) -> list[EventData]:
+    def situation(self, when: str | datetime) -> Situation:
         now = at(when) if isinstance(when, str) else when
-        args = (self.order, self.state, self.shipments(), self.shop, now, self.pace)
-        told = [news.data for news in episodes.tell(*args, self.profiles)]
-        assert not episodes.tell(*args, self.profiles), "what was told is told once"
+        shipments = self.shipments()
+        return Situation(
+            self.order, self.state, shipments, self.shop, now, self.pace, self.profiles
+        )
+
+    def look(self, when: str | datetime) -> list[EventData]:
+        here = self.situation(when)
+        told = [news.data for news in episodes.tell(here)]
+        assert not episodes.tell(here), "what was told is told once"
         self.said += told
         return told
 
     def next(self, when: datetime) -> datetime | None:
-        args = (self.order, self.state, self.shipments(), self.shop, when, self.pace)
-        return episodes.check(*args, self.profiles)
+        return episodes.check(self.situation(when))
 
     def run(self, start: str, end: str) -> list[EventData]:
         """Look whenever there may be something to say."""
@@ -133,8 +140,7 @@ class World:
                 return told
             now = max(due, now + timedelta(seconds=1))
             told += self.look(now)
-            args = (self.order, self.state, self.shipments(), self.shop, now, self.pace)
-            lessons.stories(*args)
+            lessons.stories(self.situation(now))
         raise AssertionError("it never comes to rest")
 
 
@@ -539,24 +545,21 @@ def test_each_parcel_teaches_its_carrier_and_all_carriers_once() -> None:
     world = World()
     world.ship()
     world.scan("in_transit", "10 08:00")
-    args = (world.order, world.state)
-    assert lessons.stories(*args, world.shipments(), world.shop, at("11 08:00"), world.pace) == []
+    assert lessons.stories(world.situation("11 08:00")) == []
     world.scan("delivered", "11 09:00")
-    now = (world.shipments(), world.shop, at("11 10:00"), world.pace)
-    assert lessons.concluded(*args, *now)
-    assert [name for name, _ in lessons.stories(*args, *now)] == ["posta", lessons.ALL]
-    assert lessons.stories(*args, *now) == []
-    assert not lessons.concluded(*args, *now)
+    here = world.situation("11 10:00")
+    assert lessons.concluded(here)
+    assert [name for name, _ in lessons.stories(here)] == ["posta", lessons.ALL]
+    assert lessons.stories(here) == []
+    assert not lessons.concluded(here)
 
 
 def test_a_parcel_that_is_never_heard_of_again_teaches_too() -> None:
     world = World()
     world.ship()
     world.scan("in_transit", "10 08:00")
-    args = (world.order, world.state, world.shipments(), world.shop)
-    assert not lessons.concluded(*args, at("16 08:00"), world.pace)
-    later = at("30 12:00")
-    found = lessons.stories(*args, later, world.pace)
+    assert not lessons.concluded(world.situation("16 08:00"))
+    found = lessons.stories(world.situation("30 12:00"))
     assert [story.delivered_at for _, story in found] == [None, None]
 
 

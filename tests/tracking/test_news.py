@@ -24,9 +24,11 @@ from shared.events import (
 from shared.facts import Fact
 from shared.shops import Shop
 from tracking.domain import news
-from tracking.domain.fold import OrderState, Shipment, fold, fold_order
+from tracking.domain.fold import Shipment, fold
 from tracking.domain.model import About, News, Order, OrderLine, Parcel, Track, scan_fact
+from tracking.domain.orders import OrderState, fold_order
 from tracking.domain.pace import Pace
+from tracking.domain.situation import Situation
 
 NOBODY_WAITS = datetime(2027, 3, 1, tzinfo=UTC)
 
@@ -82,16 +84,17 @@ class Watch:
         return [one.data for one in self.news(now)]
 
     def news(self, now: datetime) -> list[News]:
-        return news.tell(self.order, self._state(), self.shipments(), self.shop, now, self.pace)
+        return news.tell(self.situation(now))
 
     def check(self, now: datetime) -> datetime | None:
-        return news.check(self.order, self._state(), self.shipments(), self.shop, now, self.pace)
+        return news.check(self.situation(now))
+
+    def situation(self, now: datetime) -> Situation:
+        state = self.state or fold_order(self.order)
+        return Situation(self.order, state, self.shipments(), self.shop, now, self.pace)
 
     def shipments(self) -> dict[str, Shipment]:
         return {i: fold(p, self.order.scans(p)) for i, p in self.order.parcels.items()}
-
-    def _state(self) -> OrderState:
-        return self.state or fold_order(self.order)
 
 
 def kinds(told: Iterable[EventData]) -> list[str]:

@@ -30,7 +30,7 @@ import shared.languages
 from shared.languages import CODES
 from shared.languages.brand import accent
 from tracking import languages
-from tracking.adapters import days, story, timeline
+from tracking.adapters import boxes, days, story, timeline
 from tracking.adapters.page import FOLDER, NOTICES, PAGE_BYTES_MAX, Pages
 from tracking.domain.model import Order
 
@@ -137,13 +137,13 @@ def test_every_sentence_is_translated_with_its_placeholders() -> None:
 
 def test_every_sentence_that_stands_in_the_code_is_translated() -> None:
     found = set()
-    for module in (days, story, timeline):
+    for module in (boxes, days, story, timeline):
         nodes = list(ast.walk(ast.parse(Path(module.__file__).read_text())))
         docs = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         texts = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in docs]
         found |= {n.value for n in texts if isinstance(n.value, str)}
     sentences = {one for one in found if re.match("[A-Z][a-z]", one)}
-    assert {"Expected until now", "All parcels are delivered"} <= sentences
+    assert {"Why the rest is late", "All parcels are delivered"} <= sentences
     for code in ("ru", "pl", "sl"):
         language = languages.load(code)
         same = {s for s in sentences if language.plurals(s, s)[0] == language.text(s) == s}
@@ -233,13 +233,18 @@ def test_the_form_is_there_only_while_a_delay_is_open() -> None:
         ),
         ("asked_change", "We have your request and will answer it"),
         ("asked_call", "We have your request and will call you"),
-        ("answered_cancel", "You asked us to cancel. We have done so."),
+        ("answered_cancel", "You asked us to cancel. We have cancelled a part of the order."),
         ("answered_change", "You asked us to change something. We have answered."),
         ("answered_call", "Answered You asked us to call. We have been in touch."),
     ],
 )
 def test_a_choice_is_shown_as_requested_until_the_shop_answers(name: str, told_: str) -> None:
     assert told_ in words(SITUATIONS[name]("en"))
+
+
+def test_a_cancellation_is_called_done_only_when_it_is_whole() -> None:
+    one = told(SITUATIONS["asked_cancel"]("en"), "order.cancelled.v1", ago(minutes=20))
+    assert "You asked us to cancel. We have done so." in words(one)
 
 
 def test_without_carrier_data_it_says_so_and_shows_the_promise() -> None:
@@ -265,6 +270,36 @@ def test_a_bare_date_stays_that_date_west_of_greenwich() -> None:
     text = words(scan(ship(abroad), "in_transit", ago(hours=3), eta=eta))
     assert "Expected Thursday 26 November" in text
     assert "00:00" not in text
+    whole = {"from": "2026-11-26T00:00:00Z", "to": "2026-11-26T23:59:59Z"}
+    for country in ("US", "SI", "JP"):
+        there = order("en", ship_to={"country": country}, promise=None)
+        text = words(scan(ship(there), "in_transit", ago(hours=3), eta=whole))
+        assert "Expected Thursday 26 November All" in text.replace(" What", " All"), country
+
+
+def test_where_a_country_has_several_clocks_the_page_goes_by_most_peoples_as_the_alarms_do() -> (
+    None
+):
+    abroad = order("en", ship_to={"country": "US"})
+    eta = {"from": "2026-11-26T02:00:00Z", "to": "2026-11-26T03:00:00Z"}
+    text = words(scan(ship(abroad), "in_transit", ago(hours=3), eta=eta))
+    assert "Expected Tomorrow, Wednesday 25 November, 21:00–22:00" in text
+    assert "All times: New York" in text
+
+
+def test_a_parcel_that_left_late_says_so() -> None:
+    assert "It left us later than planned." in words(late(ship(order("en")), "sent_late"))
+
+
+def test_what_will_not_come_at_all_has_no_new_date_to_be_waited_for() -> None:
+    gone = late(scan(ship(order("en")), "returning", ago(hours=3)), "returning")
+    gone.told["episodes"]["1"]["new"] = None
+    text = words(gone)
+    assert "this parcel will not reach you" in text
+    assert "the new date" not in text
+    assert "Send it again" in text
+    assert "Give my money back" in text
+    assert "wait" not in text.lower()
 
 
 def test_what_is_lost_or_waits_for_her_has_no_expected_day() -> None:
@@ -272,11 +307,88 @@ def test_what_is_lost_or_waits_for_her_has_no_expected_day() -> None:
         assert "Expected Tomorrow" not in words(SITUATIONS[name]("en")), name
 
 
+def test_what_she_asked_of_a_parcel_that_turned_back_is_said_in_the_words_of_the_form() -> None:
+    gone = late(scan(ship(order("en")), "returning", ago(hours=3)), "returning", new=None)
+    asked = {"wish": "change", "shipment": "1", "episode": 1, "at": ago(hours=1).isoformat()}
+    gone.told["choices"] = [asked | {"words": None}]
+    assert "Requested You asked us to send it again." in words(gone)
+    gone.told["episodes"]["1"]["n"] = 2  # she asked while it was only late
+    assert "Requested You asked us to change something." in words(gone)
+
+
+def test_on_the_day_of_the_tour_it_is_expected_that_day_whatever_was_said_before() -> None:
+    for one in (ship(order("en")), late(ship(order("en")), "silence")):
+        assert "Expected Today, Tuesday 24 November What" in words(
+            scan(one, "out_for_delivery", ago(hours=6))
+        ).replace("Why", "What")
+    yesterday = scan(ship(order("en")), "out_for_delivery", ago(hours=30))
+    assert "Expected Tomorrow, Wednesday 25 November –" in words(yesterday)
+
+
+def test_a_day_that_has_passed_is_not_expected_any_more() -> None:
+    past = order("en", promise={"from": "2026-11-20", "to": "2026-11-22", "source": "shop"})
+    late_twice = late(ship(order("en")), "silence", new=("2026-11-21", "2026-11-22"))
+    for one in (past, ship(past), late_twice):
+        text = words(one)
+        assert "We do not know the new date yet. Before: Sunday 22 November" in text
+        assert "Expected" not in text.replace("Expected reply time", "")
+
+
+def test_an_order_that_is_late_names_its_new_date_at_the_top() -> None:
+    text = words(SITUATIONS["not_shipped"]("en"))
+    assert "New date Saturday 28 November – Tuesday 1 December Before: Friday 27 November" in text
+
+
+def test_a_delivery_that_was_taken_back_is_explained() -> None:
+    taken_back = "The carrier had reported it as delivered and has taken that back."
+    one = SITUATIONS["delivered"]("en")
+    assert taken_back not in words(one)
+    assert taken_back in words(scan(one, "delivery_attempted", ago(minutes=30)))
+    assert taken_back not in words(scan(one, "returning", ago(minutes=10)))
+
+
+def test_she_is_led_to_the_support_block_where_we_need_something_of_her() -> None:
+    for name in ("customs", "returning", "returned", "parcel_cancelled", "expired"):
+        html = render(SITUATIONS[name]("en"))
+        assert '<a class="go" href="#help">How to reach us</a>' in html, name
+    for name in ("on_the_way", "pickup", "problem", "return"):
+        assert 'href="#help"' not in render(SITUATIONS[name]("en")), name
+
+
+def test_a_parcel_of_a_cancelled_order_says_what_to_do_should_it_come() -> None:
+    one = told(SITUATIONS["on_the_way"]("en"), "order.cancelled.v1", ago(hours=5))
+    text = words(told(one, "order.refunded.v1", ago(hours=4)))
+    assert "If it still reaches you, tell us." in text
+    assert "Your money is on its way back to you." in text
+
+
+def test_what_cannot_be_followed_promises_no_news() -> None:
+    text = words(SITUATIONS["no_number"]("en"))
+    assert "There is no parcel number to follow it by." in text
+    assert "As soon as" not in text
+
+
+def test_a_reason_that_is_known_is_not_followed_by_a_vaguer_one() -> None:
+    lost = late(SITUATIONS["lost"]("en"), "exception", new=None)
+    assert words(lost).count("The carrier cannot find the parcel.") == 2  # and in the timeline
+    assert "Something went wrong on the way." not in words(lost)
+    assert "Something went wrong on the way." in words(
+        late(SITUATIONS["problem"]("en"), "exception", new=None)
+    )
+
+
+def test_where_every_parcel_is_late_the_heading_says_so() -> None:
+    one = ship(ship(order("en")), "2")
+    for number in ("1", "2"):
+        late(scan(one, "in_transit", ago(hours=3), number), "silence", number)
+    assert "<h1>On its way, but late</h1>" in render(one)
+
+
 def test_several_parcels_are_counted_and_each_says_what_is_in_it() -> None:
     text = words(SITUATIONS["several"]("en"))
     assert "Delivered: 1 of 2 parcels" in text
     assert "Parcel 1: Delivered" in text
-    assert "Left with a neighbour." in text
+    assert "It was left with a neighbour." in text
     assert "Parcel 2: On its way" in text
     assert "Still with us These items are not sent yet. Two cups × 1" in text
 
@@ -286,7 +398,7 @@ def test_several_parcels_are_counted_and_each_says_what_is_in_it() -> None:
     [
         ("en", 2, "Delivered: 1 of 2 parcels"),
         ("ru", 3, "Доставлено: 1 из 3 посылок"),
-        ("pl", 3, "Doręczono: 1 z 3 paczek"),
+        ("pl", 3, "Dostarczono: 1 z 3 paczek"),
         ("sl", 3, "Dostavljeno: 1 od 3 paketov"),
     ],
 )

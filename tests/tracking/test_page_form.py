@@ -1,10 +1,10 @@
 """The one form of the page, in a real browser that runs no script, against the real service."""
 
 import asyncio
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from tests.tracking.conftest import Front
@@ -14,8 +14,6 @@ from shared.life import Life
 from shared.web import serve
 
 playwright = pytest.importorskip("playwright.async_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
 @asynccontextmanager
@@ -36,10 +34,12 @@ async def served(front: Front) -> AsyncIterator[str]:
         life.stopping.set()
 
 
-async def test_she_chooses_without_scripts_and_sees_it_as_requested(still: Front) -> None:
+async def test_she_chooses_without_scripts_and_sees_it_as_requested(
+    still: Front, chromium: Path
+) -> None:
     await late(still)
     async with served(still) as address, playwright.async_playwright() as started:
-        browser = await started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         context = await browser.new_context(java_script_enabled=False)
         page = await context.new_page()
         answer = await page.goto(f"{address}/t/{TOKEN}")

@@ -6,7 +6,8 @@ import orjson
 from hypothesis import given, settings, strategies as st
 
 from shared.calendars import WorkingDays
-from tracking.domain.profile import Habits, Profile, Story
+from tracking.domain.habits import SHOWS, Habits
+from tracking.domain.profile import Profile, Story
 from tracking.domain.standing import MARKS, Levels, Route, View, grid, last_day, standing
 
 ROUTE = Route(ZoneInfo("Europe/Ljubljana"), WorkingDays(countries=("SI",)), destination="SI")
@@ -105,6 +106,63 @@ def test_what_is_tolerated_bounds_what_may_be_wrong() -> None:
         for tolerance in (0.0005, 0.002, 0.005):
             told = habits.telling(place, tolerance, abroad=False)
             assert sum(habits.wrong(place, one, False) for one in told) <= tolerance
+
+
+@settings(deadline=None)
+@given(st.lists(stories, max_size=30), st.floats(0.001, 0.02))
+def test_no_long_silence_that_would_be_right_is_left_out(
+    told: list[Story], tolerance: float
+) -> None:
+    habits = learned(*told, *(unfinished(MONDAY, scans=True) for _ in told[::5]))
+    for place, (days, _) in enumerate(MARKS):
+        telling = habits.telling(place, tolerance, abroad=False)
+        left = tolerance - sum(habits.wrong(place, one, False) for one in telling)
+        levels = [level for level in range(9) if days <= SHOWS[f"quiet{level}"][1]]
+        untold = [level for level in levels if f"quiet{level}" not in telling]
+        if untold:
+            wrong, rare = (
+                habits.wrong(place, f"quiet{untold[-1]}", False),
+                0.08 * SHOWS[f"quiet{untold[-1]}"][0],
+            )
+            assert wrong > min(left, rare)
+
+
+def unfinished(monday: date, *, scans: bool) -> Story:
+    """The same parcel, of which nothing is heard after its tour (or ever)."""
+    told = story(monday, scans=scans)
+    return Story(
+        told.placed_at, told.shipped_at, told.promise, ROUTE, told.views[:-1], None, toured=scans
+    )
+
+
+def toured(monday: date) -> Story:
+    told = story(monday)
+    return Story(
+        told.placed_at, told.shipped_at, told.promise, ROUTE, told.views, told.delivered_at, toured=True
+    )  # fmt: skip
+
+
+def test_a_parcel_not_heard_of_after_its_tour_is_late_where_no_scan_is_ever_missing() -> None:
+    weeks = [MONDAY + timedelta(days=7 * n) for n in range(150)]
+    gone = [unfinished(monday, scans=True) for monday in weeks[:8]]
+    sure = learned(*map(toured, weeks), *gone)
+    careless = learned(*(story(m) if n % 4 else toured(m) for n, m in enumerate(weeks)), *gone)
+    last_hour = MARKS.index((0, 23))
+    assert "ofd_old" in sure.telling(last_hour, 0.0056, abroad=False)
+    assert "ofd_old" not in careless.telling(last_hour, 0.0056, abroad=False)
+    assert "quiet5" in careless.telling(last_hour, 0.0056, abroad=False)
+
+
+def test_a_carrier_is_known_by_its_parcels_in_time_and_by_a_scan() -> None:
+    known = [
+        learned(*(story(MONDAY + timedelta(days=7 * n)) for n in range(count)))
+        for count in (0, 20, 200)
+    ]
+    shares = [one.experience(scanned=False, abroad=False) for one in known]
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] > 0.6
+    assert known[0].experience(scanned=True, abroad=False) > 0
 
 
 def test_what_all_carriers_do_is_assumed_of_a_new_one() -> None:

@@ -22,7 +22,7 @@ PARCEL: dict[str, Any] = {
 SENT = 1_795_424_400_123  # 2026-11-23T09:00:00.123Z
 
 
-def changed(status: int = 3, **changes: Any) -> dict[str, Any]:
+def changed(status: Any = 3, **changes: Any) -> dict[str, Any]:
     stated = {"id": status, "message": "as told"}
     parcel = PARCEL | {"status": stated} | changes
     return {"action": "parcel_status_changed", "timestamp": SENT, "parcel": parcel}
@@ -58,6 +58,30 @@ def test_the_scan_happened_when_the_carrier_said_so() -> None:
     assert only(read(sendcloud, told)).occurred_at == at("2026-11-23T08:00:00.123000")
 
 
+@pytest.mark.parametrize(
+    "stamp", [1_795_424_400, " 1795424400 ", "1795424400000", "2026-11-23T10:00:00+01:00"]
+)
+def test_a_stamp_is_read_however_it_is_written(stamp: Any) -> None:
+    scan = only(read(sendcloud, changed() | {"timestamp": stamp}))
+    assert (scan.occurred_at, scan.precision) == (at("2026-11-23T09:00"), "second")
+
+
+def test_a_stamp_that_is_none_leaves_the_date() -> None:
+    scan = only(read(sendcloud, changed() | {"timestamp": 123}))
+    assert (scan.occurred_at, scan.precision) == (at("2026-11-23"), "day")
+
+
+@pytest.mark.parametrize(
+    ("number", "state"), [("11", "delivered"), ("0", "label_created"), (8.0, "delivery_attempted")]
+)
+def test_a_status_may_be_a_text(number: Any, state: str) -> None:
+    assert only(read(sendcloud, changed(number))).state == state
+
+
+def test_a_carrier_may_be_a_text() -> None:
+    assert only(read(sendcloud, changed(carrier="PostNL"))).carrier == "postnl"
+
+
 def test_a_local_time_of_an_unnamed_zone_is_a_date() -> None:
     scan = only(read(sendcloud, {"parcel": PARCEL}, "Europe/Ljubljana"))
     assert (scan.occurred_at, scan.precision) == (at("2026-11-22T23:00"), "day")
@@ -91,6 +115,8 @@ def test_what_changes_no_parcel_of_an_order_is_ignored() -> None:
     ("value", "field"),
     [
         ([], "status"),
+        ({"parcel": PARCEL | {"status": {"id": 1.5}}}, "status"),
+        ({"parcel": PARCEL | {"status": {"id": True}}}, "status"),
         ({"action": "parcel_status_changed"}, "status"),
         (changed(tracking_number=None, id=None), "tracking_number"),
         ({"parcel": PARCEL | {"date_updated": None}}, "time"),

@@ -4,7 +4,7 @@ import pytest
 from tests.tracking.deliveries import at, only, read, said
 
 from shared.errors import Unusable
-from tracking.adapters import seventeentrack
+from tracking.adapters import reading, seventeentrack
 
 EVENT: dict[str, Any] = {
     "time_iso": "2026-11-23T08:00:00+01:00",
@@ -159,6 +159,33 @@ def test_one_delivery_may_tell_of_several_parcels() -> None:
     rows = [pushed()["data"] | {"number": number} for number in ("A1", "B2")]
     report = read(seventeentrack, {"event": "TRACKING_UPDATED", "data": rows})
     assert {scan.tracking_number for scan in report.scans} == {"A1", "B2"}
+
+
+def test_a_parcel_that_cannot_be_read_withholds_no_other() -> None:
+    rows = [{"number": None}, pushed()["data"]]
+    assert read(seventeentrack, {"event": "TRACKING_UPDATED", "data": rows}).scans
+
+
+def test_no_parcel_crowds_out_another() -> None:
+    events = [EVENT | {"time_iso": f"2026-11-20T08:{n // 60:02}:{n % 60:02}Z"} for n in range(300)]
+    row = pushed(tracking={"providers": [{"events": events}]})["data"]
+    rows = [row | {"number": f"A{n}"} for n in range(40)]
+    report = read(seventeentrack, {"event": "TRACKING_UPDATED", "data": rows})
+    assert len({scan.tracking_number for scan in report.scans}) == 40
+    assert len(report.scans) <= reading.SCANS_MAX
+
+
+def test_an_unknown_number_that_was_never_looked_for_tells_nothing() -> None:
+    nothing = without_events("NotFound", "NotFound_Other")
+    nothing["data"]["track_info"]["tracking"] = {"providers": []}
+    assert read(seventeentrack, nothing).ignored
+
+
+def test_the_older_shape_may_write_its_numbers_as_texts() -> None:
+    newest = {"z": "5", "s": "50", "a": "Austin", "d": "2026-11-23T14:22:00Z"}
+    data = {"number": "1Z", "carrier": "100003", "track": {"z0": newest, "z1": []}}
+    scan = only(read(seventeentrack, {"event": "TRACKING_UPDATED", "data": data}))
+    assert (scan.state, scan.raw_status) == ("delivered", "5/50")
 
 
 @pytest.mark.parametrize(

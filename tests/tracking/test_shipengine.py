@@ -1,7 +1,8 @@
+import json
 from typing import Any
 
 import pytest
-from tests.tracking.deliveries import at, only, read, said
+from tests.tracking.deliveries import at, only, read, said, shop
 
 from shared.errors import Unusable
 from tracking.adapters import shipengine
@@ -66,6 +67,18 @@ def test_every_status_code_has_its_state(code: str, state: str) -> None:
         ("IT", "HELD_BY_IMPORT_CUSTOMS", ("delayed", "customs_delay", False)),
         ("IT", "ADDRESS_QUERY", ("exception", "consignee_incorrect_address", True)),
         ("SP", "DELIVERED_TO_LOCKER_COLLECTION_POINT", ("ready_for_pickup", None, False)),
+        ("EX", "ATTEMPTED_DELIVERY_2ND", ("delivery_attempted", None, False)),
+        ("EX", "INVALID_METHOD_OF_PAYMENT", ("delivery_attempted", None, True)),
+        ("EX", "INCORRECT_DECLARATION", ("exception", "retailer_incorrect_dimensions", False)),
+        ("AC", "HUB_SCAN_OUT", ("in_transit", None, False)),
+        ("NY", "NOT_YET_RECEIVED_BY_CARRIER", ("label_created", "retailer_not_ready", False)),
+        ("UN", "DELIVERED_TO_PO_BOX", ("delivered", None, False)),
+        ("UN", "CARRIER_STATUS_NOT_MAPPED", ("unknown", None, False)),
+        ("", "CUSTOMS_CLEARED", ("in_transit", None, False)),
+        ("EX", "CUSTOMS_PROCESSING", ("exception", None, False)),
+        ("DE", "DELIVERED_DAMAGED", ("delivered", None, False)),
+        ("DE", "ATTEMPTED_DELIVERY", ("delivered", None, False)),
+        ("DE", "RETURN_TO_SENDER", ("returned", None, False)),
         ("XX", "", ("unknown", "unmapped", False)),
     ],
 )
@@ -93,6 +106,46 @@ def test_a_carriers_own_code_is_never_taken_for_a_status() -> None:
     assert said(first) == ("unknown", None, False)  # DE is FedEx's failed delivery
     assert said(last) == ("in_transit", None, False)  # the newest is what the parcel's state is of
     assert last.occurred_at == at("2026-11-23T09:00")
+
+
+def test_the_older_shape_names_date_and_carrier_otherwise() -> None:
+    older = {k: v for k, v in EVENT.items() if "occurred" not in k} | {
+        "event_date": "2026-11-23T07:00:00Z"
+    }
+    value = tracked(events=[older]) | {
+        "resource_url": "https://api.shipengine.com/v1/tracking/usps/1Z"
+    }
+    scan = only(read(shipengine, value))
+    assert (scan.occurred_at, scan.carrier) == (at("2026-11-23T07:00"), "usps")
+
+
+def test_a_parcel_without_any_scan_is_told_when_it_was_sent() -> None:
+    body = json.dumps(tracked(status_code="NY", events=[], ship_date=None)).encode()
+    stamp = {"x-shipengine-timestamp": "2026-11-23T07:00:00Z"}
+    scan = only(shipengine.read(body, stamp, shop()))
+    assert (scan.state, scan.occurred_at) == ("label_created", at("2026-11-23T07:00"))
+    assert scan.eta is not None
+    assert shipengine.read(body, {}, shop()).ignored
+
+
+def test_the_delivery_happened_when_shipengine_says_so_not_at_the_last_event() -> None:
+    silent = EVENT | {"status_code": "", "status_detail_code": None, "event_code": "OF"}
+    stated = {"status_code": "DE", "actual_delivery_date": "2026-11-23T15:00:00Z"}
+    first, last = read(shipengine, tracked(events=[silent], **stated)).scans
+    assert (first.state, last.state) == ("unknown", "delivered")
+    assert (last.occurred_at, last.precision) == (at("2026-11-23T15:00"), "second")
+
+
+def test_a_delivery_whose_day_only_is_known_has_a_date() -> None:
+    stated = {"status_code": "DE", "actual_delivery_date": "2026-11-24T15:00:00"}
+    _, last = read(shipengine, tracked(**stated)).scans
+    assert (last.state, last.occurred_at, last.precision) == ("delivered", at("2026-11-24"), "day")
+
+
+def test_a_delivery_that_is_an_event_is_told_once() -> None:
+    event = EVENT | {"status_code": "DE", "status_detail_code": None}
+    stated = {"status_code": "DE", "actual_delivery_date": "2026-11-23T07:00:00Z"}
+    assert only(read(shipengine, tracked(events=[event], **stated))).state == "delivered"
 
 
 def test_an_event_with_a_local_time_only_has_a_date() -> None:

@@ -95,6 +95,32 @@ def test_the_status_is_one_of_the_history_and_told_once_at_the_time_of_the_scan(
     assert (scan.eta.from_, scan.eta.to) == (at("2026-11-27"), at("2026-11-27T23:59:59"))
 
 
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("DELIVERED/information_received", "delivered"),  # so in the vendor's own example
+        ("DELIVERED/other", "delivered"),
+        ("DELIVERED/package_arrived", "delivered"),
+        ("RETURNED/package_departed", "returning"),
+        ("FAILURE/other", "exception"),
+        ("FAILURE/package_departed", "exception"),
+        ("FAILURE/delivery_attempted", "delivery_attempted"),
+        ("TRANSIT/other", "in_transit"),
+        ("TRANSIT/a_new_word", "in_transit"),
+        ("UNKNOWN/out_for_delivery", "out_for_delivery"),
+        ("PRE_TRANSIT/package_accepted", "in_transit"),
+    ],
+)
+def test_a_substatus_that_says_less_than_its_status_changes_nothing(word: str, state: str) -> None:
+    status, code = word.split("/")
+    scan = only(read(shippo, updated({"status": status, "substatus": {"code": code}})))
+    assert scan.state == state
+
+
+def test_a_parcel_that_the_carrier_has_not_seen_tells_nothing() -> None:
+    assert read(shippo, updated(tracking_status=None, tracking_history=[])).ignored
+
+
 def test_metadata_that_is_no_order_id_is_left_alone() -> None:
     for metadata in ("Order 000123", "", None, {"order": 1}, "x" * 200):
         assert only(read(shippo, updated(metadata=metadata))).order_id is None
@@ -108,7 +134,7 @@ def test_what_is_not_about_a_parcel_is_ignored() -> None:
     ("value", "field"),
     [
         (updated(tracking_number=None), "tracking_number"),
-        (updated(tracking_status=None, tracking_history=[]), "tracking_status"),
+        (updated(tracking_status={}, tracking_history=[]), "tracking_status"),
         (updated({"status_date": None, "object_created": None}), "time"),
         ({"event": "track_updated"}, "tracking_number"),
     ],

@@ -16,7 +16,6 @@ from shared.events import (
 )
 from shared.facts import add
 from tracking.domain import episodes, lessons
-from tracking.domain.fold import fold
 from tracking.domain.model import News, scan_fact
 from tracking.domain.profile import Profile
 from tracking.handlers.tally import Tally
@@ -29,8 +28,7 @@ def notices(told: Sequence[EventData]) -> list[ShipmentDelayed]:
 
 
 def why(world: World, when: str) -> dict[str | None, dict[str, Any]]:
-    args = (world.order, world.state, world.shipments(), world.shop, at(when), world.pace)
-    return {one["shipment_id"]: one for one in episodes.why(*args, world.profiles)}
+    return {one["shipment_id"]: one for one in episodes.why(world.situation(when))}
 
 
 # ---------------------------------------------------------------- without a promise
@@ -96,9 +94,8 @@ def test_parcels_without_a_promise_teach_how_long_they_take() -> None:
     world.ship()
     world.scan("in_transit", "10 08:00")
     world.scan("delivered", "18 09:00")
-    args = (world.order, world.state, world.shipments(), world.shop, at("18 10:00"), world.pace)
     slow = Profile()
-    for name, story in lessons.stories(*args):
+    for name, story in lessons.stories(world.situation("18 10:00")):
         assert name in {"posta", lessons.ALL}
         for _ in range(30):
             slow.learn(story)
@@ -199,7 +196,7 @@ def test_a_word_that_an_end_takes_back_is_counted_as_missed_once() -> None:
 def test_what_two_hundred_scans_teach_is_known_in_a_moment() -> None:
     world = World()
     world.ship()
-    parcel, start = world.order.parcels["1"], at("09 16:00")
+    start = at("09 16:00")
     facts = []
     for n in range(200):
         data = ScanReported(
@@ -210,9 +207,7 @@ def test_what_two_hundred_scans_teach_is_known_in_a_moment() -> None:
     end = ScanReported(tracking_number="AB1", state="delivered", occurred_at=at("11 12:00"))
     facts.append(scan_fact(end, "end", at("11 12:00")))
     world.order.tracks["AB1"].scans = add((), facts)
-    shipments = {"1": fold(parcel, world.order.scans(parcel))}
-    args = (world.order, world.state, shipments, world.shop, at("11 13:00"), world.pace)
-    (_, story), _ = lessons.stories(*args)
+    (_, story), _ = lessons.stories(world.situation("11 13:00"))
     assert len(story.views) <= 30
     assert [view.state for view in story.views[-2:]] == ["in_transit", "delivered"]
     known = [view.known_at for view in story.views]

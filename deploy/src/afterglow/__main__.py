@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from afterglow import demo as demo_play, settings
+from afterglow.advice import advice
 from afterglow.console import Data, NotFound, Operator, connect, find_order, print_rows
 from afterglow.delays import delays, promises
 from afterglow.order_page import page_console, print_order
@@ -98,7 +99,10 @@ def check(
         Path | None, typer.Option("--products", help="Default: PRODUCTS_FILE.")
     ] = None,
 ) -> None:
-    """Say whether shops.toml and products.toml can be used, and if not, each key at fault."""
+    """Say whether shops.toml and products.toml can be used, and if not, each key at fault.
+
+    Of a file that can be used it says what the shop will miss by what is left out.
+    """
     env = settings.environment()
     file = shops_file or Path(env.get("SHOPS_FILE", "shops.toml"))
     named = products_file or (Path(env["PRODUCTS_FILE"]) if "PRODUCTS_FILE" in env else None)
@@ -110,6 +114,8 @@ def check(
         raise typer.Exit(1) from None
     for shop in found:
         Console().print(f"{shop.id}: {shop.name}, {shop.mode}", markup=False)
+        for line in advice(shop):
+            Console().print(f"  think of {line}", markup=False, highlight=False)
     Console().print(f"{len(found)} shop(s), {len(found.products)} product rule(s): all right")
 
 

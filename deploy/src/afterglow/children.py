@@ -102,7 +102,8 @@ class Children:
                 if lived > LIVED_LONG_SECONDS:
                     backoff = BACKOFF_SECONDS
                 failures += 1
-                if not child.ready.is_set() and failures >= FAILED_STARTS_MAX:
+                hopeless = code == os.EX_CONFIG or failures >= FAILED_STARTS_MAX
+                if not child.ready.is_set() and hopeless:
                     return
                 how = f"signal {-code}" if code < 0 else f"code {code}"
                 self._say(child.program.name, f"ended ({how}), starts again in {backoff:g} s")

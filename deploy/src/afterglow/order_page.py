@@ -29,6 +29,24 @@ _TROUBLE: Final = {
     "key_refused": "the key in shops.toml is refused",
     "rate_limited": "too many calls for this account",
 }
+_BECAUSE: Final = {
+    "cancelled": "it is cancelled",
+    "delivered": "it is delivered",
+    "history": "it is older than the shop's live_from",
+    "misses_used_up": "we were wrong about it as often as is bearable; only what the carrier says is told",
+    "mute_carrier": "this carrier scans too little for its silence to mean anything",
+    "no_number": "it has no tracking number, so nobody will ever scan it",
+    "no_promise": "nobody promised a day, so what is not sent cannot be late",
+    "not_paid": "it is not paid yet",
+    "not_placed": "the order is not known to be placed",
+    "nothing_in_danger": "as things stand it comes in time",
+    "nothing_open": "everything has arrived, was cancelled or refunded",
+    "ready_for_pickup": "it lies ready where the customer fetches it",
+    "returned": "it is back at the shop",
+    "waits_for_staff": "we wrote as often as we do without news: somebody of the shop must look at it",
+    "withdrawn": "the shop took it back: it does not exist",
+}
+"""Why nothing is told of a delay until something happens, in tracking's words and in plain ones."""
 _OF_THE_FACT: Final = frozenset({"type", "at", "id", "precision", "subject", "detected"})
 
 Fields = Mapping[str, Any]
@@ -185,6 +203,16 @@ def _print_delays(tracking: Fields, console: Console) -> None:
     )  # fmt: skip
     _table(
         console,
+        "Delay watch",
+        ("of", "due", "what comes next, if nothing else happens"),
+        (
+            (one.get("shipment_id") or "the order", _due(one), _next_words(one))
+            for one in _rows(tracking.get("delays"))
+        ),
+        None,
+    )
+    _table(
+        console,
         "Wishes of the customer",
         ("said", "of", "wish", "words"),
         (
@@ -193,6 +221,25 @@ def _print_delays(tracking: Fields, console: Console) -> None:
         ),
         None,
     )
+
+
+def _due(one: Fields) -> str:
+    usual = "" if one.get("promised") else ", by what is usual; nobody promised it"
+    return f"{_time(one['due'])}{usual}" if one.get("due") else ""
+
+
+def _next_words(one: Fields) -> str:
+    """Say when the customer is written to next about a delay, or why she is not."""
+    alarm, contact, why = (_text(one.get(n)) for n in ("next_alarm", "next_contact_at", "because"))
+    said = []
+    if alarm:
+        said.append(f"{_time(one.get('next_alarm_at'))} called late: {alarm}")
+    if contact:
+        said.append(f"{_time(contact)} we write again, as we said")
+    if why:
+        meant = _BECAUSE.get(why)
+        said.append(f"nothing: {why}" + (f" ({meant})" if meant else ""))
+    return "; ".join(said)
 
 
 def _print_events(answers: Mapping[str, Fields], console: Console) -> None:

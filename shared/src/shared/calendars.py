@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -19,6 +19,7 @@ from holidays import country_holidays
 
 MONDAY_TO_FRIDAY: Final = frozenset(range(5))
 _DAY: Final = timedelta(days=1)
+_LAST_MINUTE: Final = (23, 59)
 _YEARS_SEARCHED: Final = 20  # a calendar without any working day in so many years is a mistake
 
 _MAIN_ZONES: Final = {  # of countries with several names, where nine of ten people have one clock
@@ -141,8 +142,8 @@ def holidays_of(*countries: str | None) -> tuple[Container[date], ...]:
 def zone_of(country: str | None) -> ZoneInfo | None:
     """Return the one clock that people of a country live by (CLDR).
 
-    None where nobody knows, or where it depends on where in the country: then the shop's own clock
-    counts, and whoever shows an hour says whose it is.
+    None where nobody knows, or where it depends on where in the country: then whoever shows an hour
+    says whose it is.
     """
     code = (country or "").upper()
     if code in _SEVERAL_CLOCKS:
@@ -160,6 +161,24 @@ def day_zone_of(country: str | None) -> ZoneInfo | None:
     """Return the clock to count a country's days by: where it has several, that of most people."""
     name = _SEVERAL_CLOCKS.get((country or "").upper())
     return ZoneInfo(name) if name else zone_of(country)
+
+
+def customer_zone(country: str | None, shop: ZoneInfo) -> ZoneInfo:
+    """Return the clock by which a customer's days are counted and shown, wherever either is done.
+
+    That of her country (see `day_zone_of`), else the shop's.
+    """
+    return day_zone_of(country) or shop
+
+
+def day_expected(moment: datetime, zone: ZoneInfo) -> date:
+    """Return the day for which somebody is told to expect something at this moment.
+
+    Who knows only the day writes its midnight, or its last minute, in UTC: that is no hour.
+    """
+    said = moment.astimezone(UTC)
+    is_day = said.time() == time() or (said.hour, said.minute) == _LAST_MINUTE
+    return (said if is_day else said.astimezone(zone)).date()
 
 
 def prepare() -> None:

@@ -28,7 +28,7 @@ from shared.life import Life
 from shared.observability import CONSUMER_LAG, DEAD_EVENTS, OUTBOX_AGE, configure_logs
 from shared.relay import Relay
 from shared.security import OperatorKeys
-from shared.settings import Settings
+from shared.settings import Settings, end_misconfigured
 from shared.shops import Shops
 from shared.store import Database, is_transient
 from shared.web import Endpoint, http_app, json_response, serve
@@ -262,7 +262,7 @@ async def run(service: Service) -> None:
 
 
 def main(name: str, settings: Settings, build: Callable[[], Service]) -> None:
-    """Be the process: logs, failpoints, event loop, exit code (0 after SIGTERM, 1 when a loop died)."""
+    """Be the process: logs, failpoints, event loop, exit code (0 after SIGTERM, 1 when a loop died, 78 when misconfigured)."""
     import uvloop  # noqa: PLC0415 - only a process needs it, tests use the standard loop
 
     configure_logs(name, settings.log_level)
@@ -270,7 +270,7 @@ def main(name: str, settings: Settings, build: Callable[[], Service]) -> None:
         failpoints.arm(settings.failpoints)
         service = build()
     except (AfterglowError, ValueError) as error:
-        raise SystemExit(f"{name} cannot start: {error}") from None
+        end_misconfigured(f"{name} cannot start: {error}")
     # What start-up made lives as long as the process: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()

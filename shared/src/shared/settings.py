@@ -5,9 +5,10 @@ case (`database_url`), as Docker and Kubernetes hand over secrets. The environme
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -110,13 +111,18 @@ def load(kind: type[S]) -> S:
     """Build the settings from the environment or end the process with one clear line."""
     secrets_dir = os.environ.get("SECRETS_DIR") or None
     if secrets_dir and not Path(secrets_dir).is_dir():
-        raise SystemExit("SECRETS_DIR is not a folder")
+        end_misconfigured("SECRETS_DIR is not a folder")
     try:
         return kind(_secrets_dir=secrets_dir)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper() or "settings"
-        what = "is not set" if first["type"] == "missing" else first["msg"]
-        raise SystemExit(
-            f"{name} {what} ({error.error_count()} problem(s) in the settings)"
-        ) from None
+        rule = first["msg"].removeprefix("Value error, ")
+        what = "is not set" if first["type"] == "missing" else rule
+        end_misconfigured(f"{name} {what} ({error.error_count()} problem(s) in the settings)")
+
+
+def end_misconfigured(why: str) -> NoReturn:
+    """End the process with one line, and the exit code that says that no further start will help."""
+    sys.stderr.write(f"{why}\n")
+    raise SystemExit(os.EX_CONFIG) from None

@@ -6,16 +6,17 @@ commit together. SQL of a service stands in that service's store.py; here stands
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import asyncpg
 import orjson
 
+from shared.errors import Retry
 from shared.events import Event, Record
 
 INBOX_DAYS = 30  # longer than any bus keeps a record
@@ -264,6 +265,39 @@ async def lock_relay(tx: Tx, *, wait: bool) -> bool:
         await tx.execute(f"select pg_advisory_xact_lock{keys}")
         return True
     return bool(await tx.fetchval(f"select pg_try_advisory_xact_lock{keys}"))
+
+
+class Kept(Protocol):
+    """What becomes one row of a table, and knows whether it was one when it was read."""
+
+    is_new: bool
+
+
+_K = TypeVar("_K", bound=Kept)
+
+
+async def save(
+    tx: Tx,
+    kept: Iterable[_K],
+    columns: Callable[[Sequence[_K]], Sequence[list[Any]]],
+    insert: str,
+    on_conflict: str,
+) -> None:
+    """Insert what is new and update the rest. Raises Retry when somebody else made a new one meanwhile.
+
+    `insert` takes what `columns` returns as arrays; `on_conflict` names its key and what is updated.
+    """
+    new: list[_K] = []
+    old: list[_K] = []
+    for one in kept:
+        (new if one.is_new else old).append(one)
+    if new:
+        made = await tx.fetch(f"{insert} on conflict do nothing returning 1", *columns(new))
+        if len(made) < len(new):
+            raise Retry("somebody else made the same row")
+    if old:
+        # an upsert of rows that exist: it goes by the key whatever the planner believes
+        await tx.execute(f"{insert} on conflict {on_conflict}", *columns(old))
 
 
 def words(texts: Sequence[str], inside: str) -> str | None:

@@ -1,6 +1,7 @@
 """What operators may ask and do; the notifier takes no public request yet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,9 +19,11 @@ _SCOPES = frozenset({"all", "shop", "kind", "channel"})
 _NAME_MAX = 100
 
 
-def internal_routes(db: Database, shops: Shops, wake: Callable[[], None]) -> list[Route]:
-    """Return the operator API: timeline, pauses, unknown messages."""
-    return [*_timeline(db, shops), *_pauses(db, wake), *_unknown(db, wake)]
+def internal_routes(
+    db: Database, shops: Shops, kinds: Collection[str], wake: Callable[[], None]
+) -> list[Route]:
+    """Return the operator API: timeline, pauses, unknown messages; `kinds` can be rendered here."""
+    return [*_timeline(db, shops, kinds), *_pauses(db, wake), *_unknown(db, wake)]
 
 
 def _why_silent(shop: Shop | None, state: domain.State) -> str | None:
@@ -34,7 +37,13 @@ def _why_silent(shop: Shop | None, state: domain.State) -> str | None:
     return None
 
 
-def _timeline(db: Database, shops: Shops) -> list[Route]:
+def _message(row: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]:
+    """Show a journal row; one that waits for a newer process says so."""
+    waits = row["state"] == "pending" and row["kind"] not in kinds
+    return dict(row) | ({"reason": "kind_unknown_here"} if waits else {})
+
+
+def _timeline(db: Database, shops: Shops, kinds: Collection[str]) -> list[Route]:
     async def order(http: Request) -> Response:
         shop, order_id = http.path_params["shop"], http.path_params["order_id"]
         row = await store.find_order(db, shop, order_id)
@@ -48,7 +57,7 @@ def _timeline(db: Database, shops: Shops) -> list[Route]:
                 "order_id": order_id,
                 "erased_at": row["erased_at"],
                 "facts": [{"type": f.type, "at": f.at, "id": f.id, **dict(f.extra)} for f in known],
-                "messages": [dict(m) for m in messages],
+                "messages": [_message(m, kinds) for m in messages],
                 "silent": None if messages else _why_silent(shops.get(shop), domain.fold(known)),
             }
         )

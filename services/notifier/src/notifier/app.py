@@ -29,9 +29,12 @@ def create_app(settings: Settings) -> Service:
         dispatcher.wake()
         relay.wake()
 
+    seen = set(renderer.kinds)
+
     async def measure() -> None:
         counts = {(kind, state): n for kind, state, n in await store.open_counts(db)}
-        for kind in renderer.kinds:
+        seen.update(kind for kind, _ in counts)  # those of a newer process, too
+        for kind in seen:
             for state in OPEN_STATES:
                 JOURNAL.labels(kind, state).set(counts.get((kind, state), 0))
 
@@ -42,7 +45,7 @@ def create_app(settings: Settings) -> Service:
         bus=bus,
         shops=shops,
         relay=relay,
-        internal=api.internal_routes(db, shops, dispatcher.wake),
+        internal=api.internal_routes(db, shops, renderer.kinds, dispatcher.wake),
         loops=[dispatcher.run],
         gates=[dispatcher.journal],
         consumer=Consumer(db, bus, "notifier", TOPICS, notifier.receive, after=committed),

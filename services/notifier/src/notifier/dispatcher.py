@@ -145,7 +145,12 @@ class Dispatcher:
                 await store.give_back(self._db, self.owner, sorted(self._held))
                 self._claim_lost = False
             jobs = await store.claim(
-                self._db, self.owner, free, not_before=self._low, after_shop=self._last_shop
+                self._db,
+                self.owner,
+                free,
+                self._renderer.kinds,
+                not_before=self._low,
+                after_shop=self._last_shop,
             )
         except Exception as error:
             if not is_transient(error):

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
 
 from notifier.domain import Role
-from shared.calendars import zone_of
+from shared.calendars import customer_zone
 from shared.shops import Shop
 
 _DAY: Final = timedelta(hours=24)
@@ -29,8 +29,8 @@ _TO_RECEIVER: Final = frozenset({"order_shipped", "out_for_delivery", "delivered
 
 
 def zone_for(shop: Shop, order: Mapping[str, Any]) -> ZoneInfo:
-    """Return the customer's clock, as her page and the alarms count: her country's, else the shop's."""
-    return zone_of((order.get("ship_to") or {}).get("country")) or shop.zone
+    """Return the customer's clock, the same as on her page and for the alarms."""
+    return customer_zone((order.get("ship_to") or {}).get("country"), shop.zone)
 
 
 def role_of(kind: str, order: Mapping[str, Any]) -> Role:

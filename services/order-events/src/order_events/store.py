@@ -11,8 +11,7 @@ import orjson
 
 from order_events.domain import Order
 from shared import facts
-from shared.errors import Retry
-from shared.store import PERSONAL_DAYS, Database, Tx, in_steps, words
+from shared.store import PERSONAL_DAYS, Database, Tx, in_steps, save, words
 from shared.webhook_log import WebhookLog
 
 Key = tuple[str, str]
@@ -68,24 +67,16 @@ select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::bytea[], $5::times
 async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     """Write changed orders. Raises Retry when somebody else made the row of a new one meanwhile."""
     changed = [o for o in orders if o.changed]
-    new = [o for o in changed if o.is_new]
-    old = [o for o in changed if not o.is_new]
-    if new:
-        made = await tx.fetch(
-            f"{_INSERT} on conflict do nothing returning 1",
-            *_columns(new),
-        )
-        if len(made) < len(new):
-            raise Retry("another replica made the same order")
-    if old:
-        await tx.execute(
-            # an upsert of rows that exist: it goes by the key whatever the planner believes
-            f"""{_INSERT} on conflict (shop, order_id) do update set
-                 facts = excluded.facts, snapshot = excluded.snapshot, told = excluded.told,
-                 revision = excluded.revision, history = excluded.history,
-                 email_hash = excluded.email_hash, updated_at = now()""",
-            *_columns(old),
-        )
+    await save(
+        tx,
+        changed,
+        _columns,
+        _INSERT,
+        """(shop, order_id) do update set
+             facts = excluded.facts, snapshot = excluded.snapshot, told = excluded.told,
+             revision = excluded.revision, history = excluded.history,
+             email_hash = excluded.email_hash, updated_at = now()""",
+    )
     for order in changed:
         order.is_new = order.changed = False
 

@@ -37,10 +37,12 @@ from shared.events.orders import ShipmentState, Value
 from shared.events.values import Country, Instant, Line, Precision, ShortLine
 from shared.shops import Shop
 from tracking.domain import episodes, lessons
-from tracking.domain.fold import OrderState, fold
+from tracking.domain.fold import fold
 from tracking.domain.model import About, Order, Parcel, Track, scan_fact, shipment_ref
+from tracking.domain.orders import OrderState
 from tracking.domain.pace import Pace
 from tracking.domain.profile import Profile
+from tracking.domain.situation import Situation
 
 Text = Annotated[str, BeforeValidator(lambda said: str(said) if isinstance(said, int) else said)]
 _SILENT: Final = frozenset({"silence", "not_collected"})
@@ -123,7 +125,7 @@ class Verdict:
     carrier: str | None
     is_late: bool | None
     promised_until: datetime | None
-    country: str | None
+    ends: tuple[str | None, str | None]  # the countries whence and whither it goes
     warnings: list[Warned] = field(default_factory=list)
     recovered_at: datetime | None = None
 
@@ -188,7 +190,13 @@ class Replay:
         """Return what would have been said of each parcel, in their order."""
         past = list(parcels)
         verdicts = [
-            Verdict(one.id, one.carrier, one.is_late, one.promised_until, one.ship_to_country)
+            Verdict(
+                one.id,
+                one.carrier,
+                one.is_late,
+                one.promised_until,
+                (one.ship_from_country, one.ship_to_country),
+            )
             for one in past
         ]
         for place, one in enumerate(past):
@@ -240,7 +248,8 @@ class Replay:
         shipments = {
             name: fold(parcel, order.scans(parcel)) for name, parcel in order.parcels.items()
         }
-        told = episodes.tell(order, state, shipments, shop, now, self._pace, self.profiles)
+        here = Situation(order, state, shipments, shop, now, self._pace, self.profiles)
+        told = episodes.tell(here)
         for news in told:
             data = news.data
             if isinstance(data, ShipmentDelayed):
@@ -249,7 +258,7 @@ class Replay:
                 running.verdict.recovered_at = None
             elif isinstance(data, ShipmentRecovered):
                 running.verdict.recovered_at = now
-        learned = lessons.stories(order, state, shipments, shop, now, self._pace)
+        learned = lessons.stories(here)
         for carrier, story in learned:
             self.profiles.setdefault(carrier, Profile()).learn(story)
         if learned and all(one.terminal for one in shipments.values()):
@@ -257,9 +266,7 @@ class Replay:
             return
         if only_heard and not told and running.check_at is not None and running.check_at > now:
             return  # as in the service: a scan makes nothing urgent that was not, and the check looks again
-        running.check_at = episodes.check(
-            order, state, shipments, shop, now, self._pace, self.profiles
-        )
+        running.check_at = episodes.check(here)
         if running.check_at is not None:
             running.check_at = max(running.check_at, now + timedelta(minutes=1))
             heappush(self._queue, (running.check_at, _CHECK, place, 0))
@@ -302,7 +309,7 @@ DEFINITIONS: Final = {
     "recall": "share of late parcels warned before their promised day ended",
     "false_alarms_per_1000": "of 1,000 parcels in time, how many had a warning",
     "lead_hours": "from the first warning to the end of the promised day, late parcels warned in time",
-    "silent_on_free_days": "warnings of silence or no collection on a Sunday or public holiday",
+    "silent_on_free_days": "warnings of silence or no collection on a Sunday or public holiday of either end",
     "recovered": "warned parcels of which we said at last that the delay is over",
 }
 
@@ -362,7 +369,11 @@ def _p10(values: list[float]) -> float:
 
 
 def _is_free(one: Verdict, said: Warned) -> bool:
-    if said.cause not in _SILENT:
+    return said.cause in _SILENT and any(_rests(country, said.at) for country in one.ends)
+
+
+def _rests(country: str | None, at: datetime) -> bool:
+    if country is None:
         return False
-    day = said.at.astimezone(day_zone_of(one.country) or ZoneInfo("UTC")).date()
-    return day.weekday() == _SUNDAY or any(day in free for free in holidays_of(one.country))
+    day = at.astimezone(day_zone_of(country) or ZoneInfo("UTC")).date()
+    return day.weekday() == _SUNDAY or any(day in free for free in holidays_of(country))

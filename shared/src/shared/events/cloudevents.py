@@ -281,9 +281,9 @@ def from_bare(
     data = _validated(body_type, obj, prefix="", index=index)
     stated = data.happened_at if time is None else _Envelope({}, None).time("CE-Time", time)
     if stated is None:
-        raise Refused(
-            422, "invalid_event", "needs a time: in the header CE-Time or in the body", field="at"
-        )
+        own = data.time_field
+        where = f"as {own} or in the header CE-Time" if own else "in the header CE-Time"
+        raise Refused(422, "invalid_event", f"needs a time, {where}", field=own or "CE-Time")
     return Inbound(ce_id="", ce_source="", type=body_type.type, time=stated, data=data)
 
 

@@ -62,17 +62,21 @@ class Value(BaseModel):
 
 
 class EventData(Value):
-    """The body of one event type. `type` and `topic` belong to the class, never to the body."""
+    """The body of one event type. `type`, `topic` and `time_field` belong to the class, never to the body.
+
+    `time_field` says when the fact happened; None where only the envelope does.
+    """
 
     type: ClassVar[str]
     topic: ClassVar[str]
+    time_field: ClassVar[str | None] = "at"
 
     order_id: OrderId | None = None
 
     @property
     def happened_at(self) -> datetime | None:
         """When the fact happened, if the body says so itself; otherwise the envelope's time counts."""
-        return getattr(self, "at", None)
+        return getattr(self, self.time_field, None) if self.time_field else None
 
     def key(self, shop: str) -> str:
         """Return the partition key: everything about one order stays in order."""
@@ -221,6 +225,7 @@ class OrderPlaced(EventData):
 
     type: ClassVar[str] = "order.placed.v1"
     topic: ClassVar[str] = "orders"
+    time_field: ClassVar[str | None] = "placed_at"
 
     order_id: OrderId
     number: ShortLine | None = None
@@ -238,21 +243,12 @@ class OrderPlaced(EventData):
     status_url: Url | None = None
     source: Source | None = None
 
-    @property
-    def happened_at(self) -> datetime | None:
-        """When the order was placed."""
-        return self.placed_at
-
 
 class OrderUpdated(OrderPlaced):
     """The same snapshot again after a change; the latest `revision` wins."""
 
     type: ClassVar[str] = "order.updated.v1"
-
-    @property
-    def happened_at(self) -> datetime | None:
-        """When the order was changed."""
-        return self.revision
+    time_field: ClassVar[str | None] = "revision"
 
 
 class OrderPreparing(OrderFact):
@@ -320,6 +316,7 @@ class OrderShipped(EventData):
 
     type: ClassVar[str] = "order.shipped.v1"
     topic: ClassVar[str] = "orders"
+    time_field: ClassVar[str | None] = "shipped_at"
 
     order_id: OrderId
     shipment_id: Ref
@@ -332,21 +329,12 @@ class OrderShipped(EventData):
     shipped_at: Instant | None = None
     precision: Precision = "second"
 
-    @property
-    def happened_at(self) -> datetime | None:
-        """When the parcel left."""
-        return self.shipped_at
-
 
 class ShipmentUpdated(OrderShipped):
     """The parcel as it stands after a change: a carrier, a number or its contents."""
 
     type: ClassVar[str] = "shipment.updated.v1"
-
-    @property
-    def happened_at(self) -> datetime | None:
-        """The change has no time of its own: the envelope's counts."""
-        return None
+    time_field: ClassVar[str | None] = None  # `shipped_at` stays that of the dispatch
 
 
 class ShipmentWithdrawn(OrderFact):

@@ -1,6 +1,5 @@
 """What is found out after the order left: carriers, tracking, surveys and the notifier."""
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -36,6 +35,7 @@ class ScanReported(EventData):
 
     type: ClassVar[str] = "scan.reported.v1"
     topic: ClassVar[str] = "scans"
+    time_field: ClassVar[str | None] = "occurred_at"
 
     shipment_id: Ref | None = None
     carrier: ShortLine | None = None
@@ -56,11 +56,6 @@ class ScanReported(EventData):
         if not self.tracking_number and self.shipment_id is None:
             raise ValueError("needs a tracking_number or a shipment_id")
         return self
-
-    @property
-    def happened_at(self) -> datetime | None:
-        """When the carrier saw the parcel."""
-        return self.occurred_at
 
     def key(self, shop: str) -> str:
         """Return the order's key, or the parcel's while its order is not known."""
@@ -128,7 +123,10 @@ class ShipmentRecovered(DelayFact):
 
 
 class CustomerChoice(OrderFact):
-    """What the customer chose on the tracking page of a late parcel."""
+    """What the customer asks for on the tracking page of a late parcel.
+
+    Of one that comes back or is lost, `change` asks to send it again and `cancel` for the money.
+    """
 
     type: ClassVar[str] = "customer.choice.v1"
     topic: ClassVar[str] = "shipments"
@@ -142,15 +140,11 @@ class DeliveryFact(EventData):
     """About something handed over, at `delivered_at`."""
 
     topic: ClassVar[str] = "deliveries"
+    time_field: ClassVar[str | None] = "delivered_at"
     order_id: OrderId
     delivered_at: Instant
     precision: Precision = "second"
     detected_at: Instant | None = None
-
-    @property
-    def happened_at(self) -> datetime | None:
-        """When it was handed over."""
-        return self.delivered_at
 
 
 class ParcelDelivered(DeliveryFact):

@@ -18,12 +18,12 @@ import orjson
 
 from notifier import domain, policy
 from shared import facts
-from shared.calendars import zone_of
+from shared.calendars import day_expected, zone_of
 from shared.errors import GiveUp
 from shared.events import place_of_order
 from shared.languages import Language, local_day
 from shared.languages.brand import carrier_name, clean, safe_url
-from shared.languages.delays import CAUSE
+from shared.languages.parcels import CAUSE, HANDED
 from shared.shops import Shop
 
 Values = dict[str, Any]
@@ -31,20 +31,14 @@ Values = dict[str, Any]
 DELAYS: Final = frozenset({"shipment_delayed", "order_delayed", "delay_update", "delay_over"})
 _WINDOW_MAX: Final = timedelta(hours=12)  # a longer one is a day, not a window
 
-_HANDED: Final[Mapping[str, str]] = {
-    "hand": "It was handed over in person.",
-    "neighbour": "It was left with a neighbour.",
-    "locker": "It is in a parcel locker.",
-    "safe_place": "It was left in a safe place.",
-    "signed": "Somebody signed for it.",
-}
 _FOLLOW, _CHOOSE = "Follow the parcel", "Wait, change or cancel"
+_CHOOSE_LOST = "Choose what comes next"  # there is nothing to wait for
 _BUTTONS: Final[Mapping[str, str]] = {
     "delivered": "Tell us what is wrong",
     **dict.fromkeys(("shipment_delayed", "order_delayed", "delay_update"), _CHOOSE),
 }
 # What this module itself puts into words; every catalogue must know them.
-SENTENCES = ("Today", _FOLLOW, *_BUTTONS.values(), *CAUSE.values(), *_HANDED.values())
+SENTENCES = ("Today", _FOLLOW, _CHOOSE_LOST, *_BUTTONS.values(), *CAUSE.values(), *HANDED.values())
 
 
 def news(row: domain.Identity, known: str, parcels: str | None, zone: ZoneInfo) -> dict[str, Any]:
@@ -124,8 +118,8 @@ def _expected(
     if kind in DELAYS:
         first, _, last = (told.get("new") or "").partition("/")
     elif eta.get("to") or eta.get("from"):
-        last = eta.get("to") or eta["from"]
-        first = eta.get("from") or last
+        said = (eta.get("from") or eta["to"], eta.get("to") or eta["from"])
+        first, last = (day_expected(_moment(one), zone).isoformat() for one in said)
     else:
         first, last = promise.get("from") or "", promise.get("to") or ""
         if (_last_day(told.get("new")) or "") > last:  # she was told so since
@@ -149,6 +143,7 @@ def parcel_values(
     at, how = told.get("at"), told.get("how") or ""
     old, new = (_last_day(told.get(name)) for name in ("old", "new"))
     late = (Date.fromisoformat(new) - Date.fromisoformat(old)).days if old and new else 0
+    lost = told.get("cause") == "returning"
     time = "" if at is None or told.get("day") else _time(at, zone) + whose
     return {
         "parcel_number": number,
@@ -163,15 +158,16 @@ def parcel_values(
         "delivered_when": ", ".join(
             part for part in (language.day(local_day(at, zone)) if at else "", time) if part
         ),
-        "handed": language.text(_HANDED[how]) if how in _HANDED else "",
+        "handed": language.text(HANDED[how]) if how in HANDED else "",
         "left_with": clean(told.get("handed_to")),
         "old_until": language.until(old) if old else "",
         "days_late": max(late, 0),
         "late_parcels": told.get("late_parcels") or 1,
         "cause": _cause(told.get("cause"), language),
+        "lost": lost,
         "cash_due": _cash(order, told, language) if kind == "out_for_delivery" else "",
         "to_receiver": told.get("role") == "recipient",
-        "button": language.text(_BUTTONS.get(kind, _FOLLOW)),
+        "button": language.text(_CHOOSE_LOST if lost else _BUTTONS.get(kind, _FOLLOW)),
     }
 
 
@@ -188,9 +184,13 @@ def _last_day(days: str | None) -> str:
     return days.rpartition("/")[2] if days else ""
 
 
-def _local(moment: str, zone: ZoneInfo) -> datetime:
-    at = datetime.fromisoformat(moment)
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(zone)
+def _moment(written: str) -> datetime:
+    at = datetime.fromisoformat(written)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _local(written: str, zone: ZoneInfo) -> datetime:
+    return _moment(written).astimezone(zone)
 
 
 def _time(moment: str, zone: ZoneInfo) -> str:

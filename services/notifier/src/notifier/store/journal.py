@@ -127,11 +127,12 @@ _CLAIM = """with recursive paused as materialized (
     where m.queue = 'due' and m.shop = shares.shop and m.state = 'pending'
       and m.due_at <= now() and m.due_at >= coalesce($3, '-infinity'::timestamptz)
       and m.expires_at > now()
-      and m.kind <> all (shares.kinds) and m.channel <> all (shares.channels)
+      and m.kind = any ($5) and m.kind <> all (shares.kinds) and m.channel <> all (shares.channels)
       and (select e.id from message e
            where e.shop = m.shop and e.order_id = m.order_id and e.channel = m.channel
              and e.id < m.id and (e.state in ('claimed', 'dispatching')
-                                  or (e.state = 'pending' and e.due_at <= now()))
+                                  or (e.state = 'pending' and e.due_at <= now()
+                                      and e.kind = any ($5)))
            limit 1) is null
     order by m.due_at, m.id limit shares.share for update skip locked) d
     order by shares.shop <= $4, shares.shop
@@ -160,18 +161,22 @@ async def claim(
     db: Database,
     owner: UUID,
     limit: int,
+    kinds: Sequence[str],
     *,
     not_before: datetime | None = None,
     after_shop: str = "",
 ) -> list[Job]:
     """Claim due messages, fairly over the shops, oldest first; never two of one order and channel.
 
+    Only of these `kinds`: during an update a newer process has made rows that this one cannot render; they
+    stay for it, and hold nothing back here.
+
     Every shop with something due gets an equal share, in a round that begins behind `after_shop`. Of an
     order only an earlier message that is due now, or on its way, holds a later one back. Without a lease
     nothing is claimed: the sweeper finds what a dead dispatcher held by its lease. `not_before` spares
     the scan over index entries of rows that left long ago.
     """
-    rows = await db.fetch(_CLAIM, owner, limit, not_before, after_shop)
+    rows = await db.fetch(_CLAIM, owner, limit, not_before, after_shop, kinds)
     return [Job(*r.values()) for r in rows]
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from notifier.domain import Identity
 from shared import facts
-from shared.errors import Retry
 from shared.facts import Fact
-from shared.store import PERSONAL_DAYS, Database, Tx, in_steps
+from shared.store import PERSONAL_DAYS, Database, Tx, in_steps, save
 
 Key = tuple[str, str]
 
@@ -84,33 +83,20 @@ async def _load_rows(tx: Tx, known: Sequence[Order], orders: Mapping[Key, Order]
 
 async def save_orders(tx: Tx, orders: Iterable[Order]) -> None:
     """Write orders back. Raises Retry when somebody else made the row of a new one meanwhile."""
-    new = [o for o in orders if o.is_new]
-    old = [o for o in orders if not o.is_new]
-    if new:
-        made = await tx.fetch(
-            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash,
-                                   recipient_hash, parcels)
-               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
-                                    $5::timestamptz[], $6::text[], $7::text[], $8::jsonb[])
-               on conflict do nothing returning 1""",
-            *_columns(new),
-        )
-        if len(made) < len(new):
-            raise Retry("another consumer made the same order")
-    if old:
-        await tx.execute(
-            # an upsert of rows that exist: it goes by the key whatever the planner believes
-            """insert into orders (shop, order_id, facts, snapshot, revision, email_hash,
-                                   recipient_hash, parcels)
-               select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
-                                    $5::timestamptz[], $6::text[], $7::text[], $8::jsonb[])
-               on conflict (shop, order_id) do update set
-                 facts = excluded.facts, snapshot = excluded.snapshot,
-                 revision = excluded.revision, email_hash = excluded.email_hash,
-                 recipient_hash = excluded.recipient_hash, parcels = excluded.parcels,
-                 updated_at = now()""",
-            *_columns(old),
-        )
+    await save(
+        tx,
+        orders,
+        _columns,
+        """insert into orders (shop, order_id, facts, snapshot, revision, email_hash,
+                               recipient_hash, parcels)
+           select * from unnest($1::text[], $2::text[], $3::jsonb[], $4::jsonb[],
+                                $5::timestamptz[], $6::text[], $7::text[], $8::jsonb[])""",
+        """(shop, order_id) do update set
+             facts = excluded.facts, snapshot = excluded.snapshot,
+             revision = excluded.revision, email_hash = excluded.email_hash,
+             recipient_hash = excluded.recipient_hash, parcels = excluded.parcels,
+             updated_at = now()""",
+    )
 
 
 def _columns(orders: Sequence[Order]) -> tuple[list[Any], ...]:

@@ -7,13 +7,13 @@ page "Delivery Sub-statuses". Calls: Tracking API 2025-01 with its codes from th
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
-from typing import Final
+from typing import Any, Final
 
 from shared.errors import Unusable
 from shared.events import Eta, ScanReported
-from shared.reading import Json, ident, obj, parse, rows, slug, text, unix_time, word
+from shared.reading import Json, ident, obj, parse, rows, slug, text, word
 from shared.security import verify_hmac
 from shared.shops import Shop
 from tracking.adapters import reading, signing
@@ -87,18 +87,7 @@ _SLUGS: Final[Mapping[str, str | None]] = {
 _SUCCESS: Final = range(200, 300)
 
 
-def verify(
-    body: bytes,
-    headers: Mapping[str, str],
-    _query: Mapping[str, str],
-    secrets: Sequence[bytes],
-    _now: datetime,
-) -> str | None:
-    """Return None for a body that the shop's secret signed, else why it is refused."""
-    signature = headers.get("aftership-hmac-sha256")
-    if not signature:
-        return signing.NO_SIGNATURE
-    return None if verify_hmac(body, signature, secrets) else signing.BAD_SIGNATURE
+verify: Final = signing.by_header("aftership-hmac-sha256", verify_hmac)
 
 
 def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
@@ -113,9 +102,9 @@ def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
         return reading.ignored(topic, delivery_id, "not about a parcel")
     if not topic:
         topic, tracking = "tracking", _tracking(value)
-    said = unix_time(value.get("ts")) or _updated_at(tracking)
+    said = _said(value.get("ts"), tracking.get("updated_at"), tracking.get("created_at"))
     moved = topic == "edd_revise"
-    return Report(topic, delivery_id, _scans(tracking, said, shop.zone, moved=moved))
+    return reading.report(topic, delivery_id, _scans(tracking, said, shop.zone, moved=moved))
 
 
 def _tracking(value: Json) -> Json:
@@ -127,9 +116,9 @@ def _tracking(value: Json) -> Json:
     return obj(data.get("tracking", data))
 
 
-def _updated_at(tracking: Json) -> datetime | None:
-    found = moment(tracking.get("updated_at"), UTC) or moment(tracking.get("created_at"), UTC)
-    return None if found is None or found.day else found.at
+def _said(*values: Any) -> datetime | None:
+    found = (moment(value, UTC) for value in values)
+    return next((when.at for when in found if when and not when.day), None)
 
 
 def _scans(
@@ -151,11 +140,14 @@ def _scans(
     raw = _raw(tracking)
     if not raw:
         raise Unusable("tag: missing")
-    eta = _eta(tracking, zone)
+    eta = _eta(tracking)
     scans = [
         s for c in reading.events(tracking.get("checkpoints")) if (s := _checkpoint(c, told, zone))
     ]
-    status = Status(_means(tracking), raw, Moment(said) if said else None, eta, news=moved)
+    means = _means(tracking)
+    if means.state == "delivered" and tracking.get("return_to_sender") is True:
+        means = Meaning("returned")  # to the shop's door
+    status = Status(means, raw, Moment(said) if said else None, eta, news=moved)
     return reading.history(told, scans, status)
 
 
@@ -181,12 +173,12 @@ def _raw(fields: Json) -> tuple[str, ...]:
 
 
 def _means(fields: Json) -> Meaning:
-    return reading.meaning(
-        SUBTAGS.get(word(fields.get("subtag"))), TAGS.get(word(fields.get("tag")))
-    )
+    subtag = word(fields.get("subtag"))
+    main = TAGS.get(word(fields.get("tag"))) or TAGS.get(subtag.partition("_")[0])
+    return reading.meaning(SUBTAGS.get(subtag), main)
 
 
-def _eta(tracking: Json, zone: tzinfo) -> Eta | None:
+def _eta(tracking: Json) -> Eta | None:
     """The carrier's date before AfterShip's own guess; the shop's own (`custom`) is no news to it."""
     latest = obj(tracking.get("latest_estimated_delivery"))
     if word(latest.get("source")).startswith("custom"):
@@ -201,7 +193,7 @@ def _eta(tracking: Json, zone: tzinfo) -> Eta | None:
         exact = fields.get("datetime") or fields.get("estimated_delivery_date")
         first = fields.get("datetime_min") or fields.get("estimated_delivery_date_min") or exact
         last = fields.get("datetime_max") or fields.get("estimated_delivery_date_max") or exact
-        found = reading.expected(first or value, last or value, zone)
+        found = reading.expected(first or value, last or value)
         if found:
             return found
     return None

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from shared.calendars import day_expected
 from shared.events import Eta
 from shared.languages import Language
 from tracking.domain.pace import Pace
@@ -25,7 +26,7 @@ class Days:
     """Puts days into words, in one language and zone; `today` is the calendar's, which a demo hurries."""
 
     def __init__(self, language: Language, zone: ZoneInfo, now: datetime, pace: Pace) -> None:
-        self.language, self.zone = language, zone
+        self.language, self.zone, self.pace = language, zone, pace
         self.today = pace.calendar(now).astimezone(zone).date()
 
     def span(self, first: date, last: date, label: str) -> Values:
@@ -42,15 +43,29 @@ class Days:
         first, last = eta.from_ or eta.to, eta.to or eta.from_
         if first is None or last is None:
             return None
-        start, end = self._local(first), self._local(last)
-        if end.date() < self.today:
+        begin, due = (day_expected(one, self.zone) for one in (first, last))
+        if due < self.today:
             return None
-        said = self.span(start.date(), end.date(), EXPECTED)
-        if start.date() == end.date() and _MINUTE < end - start < _DAY - 2 * _MINUTE:
+        said = self.span(begin, due, EXPECTED)
+        start, end = (one.astimezone(self.zone) for one in (first, last))
+        one_day = begin == due == start.date() == end.date()
+        if one_day and _MINUTE < end - start < _DAY - 2 * _MINUTE:
             day = said["days"][0]
             day["text"] += f", {start:%H:%M}–{end:%H:%M}"
             day["iso"] = start.isoformat(timespec="minutes")
         return said
+
+    def is_today(self, moment: datetime, *, day: bool = False) -> bool:
+        """Tell whether a moment, or the date it stands for, is of today."""
+        at = self.pace.calendar(moment)
+        return (self._local(at) if day else at.astimezone(self.zone)).date() == self.today
+
+    def today_of(self, eta: Eta | None) -> Values:
+        """Return today, with the hours if a carrier named some of it."""
+        window = self.window(eta) if eta else None
+        if window and [one["iso"][:10] for one in window["days"]] == [self.today.isoformat()]:
+            return window
+        return self.span(self.today, self.today, EXPECTED)
 
     def day(self, day: date, *, named: bool = False) -> Day:
         """Return a day as a label; `named` puts "today" or "tomorrow" before it."""

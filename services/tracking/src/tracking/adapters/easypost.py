@@ -9,7 +9,7 @@ repeated delivery is told by its event id and by what it says. Words: the Tracke
 import base64
 import unicodedata
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from typing import Final
 
 from shared.errors import Unusable
@@ -70,21 +70,13 @@ _PREFIX: Final = "hmac-sha256-hex="
 _SUCCESS: Final = range(200, 300)
 
 
-def verify(
-    body: bytes,
-    headers: Mapping[str, str],
-    _query: Mapping[str, str],
-    secrets: Sequence[bytes],
-    _now: datetime,
-) -> str | None:
-    """Return None for a body that the shop's webhook secret signed, else why it is refused."""
-    signature = headers.get("x-hmac-signature")
-    if not signature:
-        return signing.NO_SIGNATURE
-    right = signature.startswith(_PREFIX) and signing.hex_matches(
+def _matches(body: bytes, signature: str, secrets: Sequence[bytes]) -> bool:
+    return signature.startswith(_PREFIX) and signing.hex_matches(
         body, signature.removeprefix(_PREFIX), (_nfkd(secret) for secret in secrets)
     )
-    return None if right else signing.BAD_SIGNATURE
+
+
+verify: Final = signing.by_header("x-hmac-signature", _matches)
 
 
 def _nfkd(secret: bytes) -> bytes:
@@ -98,17 +90,17 @@ def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
     """Translate one delivery whose signature was checked. Raises `Unusable`."""
     value = obj(parse(body))
     if value.get("object") == "Tracker":
-        return Report("tracker", None, _scans(value, _updated_at(value), shop.zone))
+        return reading.report("tracker", None, _scans(value, _updated_at(value), shop.zone))
     topic, delivery_id = word(value.get("description")), ident(value.get("id"))
-    if not topic:
-        raise Unusable("description: missing")
-    if not topic.startswith("tracker."):
-        return reading.ignored(topic, delivery_id, "not about a parcel")
     tracker = obj(value.get("result"))
+    if not topic and tracker.get("object") != "Tracker":
+        raise Unusable("description: missing")
+    if topic and not topic.startswith("tracker."):
+        return reading.ignored(topic, delivery_id, "not about a parcel")
     if not tracker:
         return reading.ignored(topic, delivery_id, "no tracker in it")
     said = _updated_at(tracker) or _updated_at(value)
-    return Report(topic, delivery_id, _scans(tracker, said, shop.zone))
+    return reading.report(topic or "tracker", delivery_id, _scans(tracker, said, shop.zone))
 
 
 def _updated_at(fields: Json) -> Moment | None:
@@ -131,7 +123,7 @@ def _scans(tracker: Json, said: Moment | None, zone: tzinfo) -> tuple[ScanReport
     ]
     date = tracker.get("est_delivery_date")
     local = obj(tracker.get("carrier_detail")).get("est_delivery_date_local")
-    eta = reading.expected(date, date, zone) or reading.expected(local, local, zone)
+    eta = reading.expected(date, date) or reading.expected(local, local)
     return reading.history(told, scans, Status(_means(tracker, back=back), raw, said, eta))
 
 
@@ -141,7 +133,7 @@ def _raw(fields: Json) -> tuple[str, ...]:
 
 def _means(fields: Json, *, back: bool) -> Meaning:
     """Judge a status with its detail. `back`: the parcel's way is to the sender, whatever is said of it."""
-    status, detail = word(fields.get("status")), word(fields.get("status_detail"))
+    status, detail = word(fields.get("status")) or "unknown", word(fields.get("status_detail"))
     known, special = STATUSES.get(status), DETAILS.get(detail)
     if known is not None and status in _FINAL:
         if status == "delivered" and back:

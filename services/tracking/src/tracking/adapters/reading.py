@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.events import Eta, ScanReported, ShipmentState
 from shared.events.values import OrderId
-from shared.reading import Json, build, ident, instant, midnight, rows, text
+from shared.reading import Json, build, ident, instant, midnight, rows, text, unix_time
 from tracking.domain.model import Report, Unusable, number_ref
 
 SCANS_MAX: Final = 200
@@ -23,7 +23,10 @@ _PLACE_CHARS: Final = 80
 _AFTER: Final = timedelta(microseconds=1)
 _OWN_NEWS: Final = timedelta(hours=12)
 _OVER: Final = frozenset({"delivered", "returning", "returned", "cancelled", "expired"})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECONDS: Final = range(946_684_800_000, 4_102_444_800_000)
 _OFFSET: Final = re.compile(r"(?:[Zz]|[+-]\d\d:?\d\d)$", re.ASCII)
+_NO_SECONDS: Final = re.compile(r"(?<=[Tt ]\d\d:\d\d)(?=\s?[Zz+-])", re.ASCII)
 _MIDNIGHT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]00:00(?::00(?:\.0+)?)?(?!\d)", re.ASCII)
 _ORDER_ID: Final = TypeAdapter[str](OrderId)
 
@@ -39,6 +42,7 @@ class Meaning:
 
 UNKNOWN: Final = Meaning("unknown")
 NOT_MAPPED: Final = Meaning("unknown", UNMAPPED)
+_UNSEEN: Final = frozenset({UNKNOWN, Meaning("label_created")})
 Words = Mapping[str, Meaning]
 
 
@@ -57,28 +61,41 @@ class Moment:
 
 def moment(value: Any, zone: tzinfo) -> Moment | None:
     """Read a time. One without an offset is somebody's local time, we do not know whose: a date."""
-    written = value.strip() if isinstance(value, str) else ""
-    at = instant(written, UTC) if _OFFSET.search(written) else None
+    at = _exact(value)
     if at:
         return Moment(at)
-    start = midnight(written[:10], zone)
+    start = midnight(value.strip()[:10], zone) if isinstance(value, str) else None
     return Moment(start, day=True) if start else None
 
 
-def expected(first: Any, last: Any, zone: tzinfo) -> Eta | None:
-    """Read an expected delivery: exact times stay, a date or a bare midnight is the whole of that day."""
-    begin = _edge(first, "00:00:00", zone) or _edge(last, "00:00:00", zone)
-    end = _edge(last, "23:59:59", zone) or _edge(first, "23:59:59", zone)
+def _exact(value: Any) -> datetime | None:
+    """Read a time that names its offset, or counts seconds or milliseconds since 1970."""
+    written = value.strip() if isinstance(value, str) else ""
+    if _OFFSET.search(written):
+        return instant(_NO_SECONDS.sub(":00", written), UTC)
+    digits = ident(value) or ""
+    if digits.isdecimal() and int(digits) in _MILLISECONDS:
+        return _EPOCH + timedelta(milliseconds=int(digits))
+    return unix_time(value)
+
+
+def expected(first: Any, last: Any) -> Eta | None:
+    """Read an expected delivery: exact times stay, a date or a bare midnight is the whole of that day.
+
+    A day is written in UTC, as `shared.calendars.day_expected` reads it: it is the customer's, wherever
+    she lives, and not the shop's.
+    """
+    begin = _edge(first, "00:00:00") or _edge(last, "00:00:00")
+    end = _edge(last, "23:59:59") or _edge(first, "23:59:59")
     if begin is None or end is None:
         return None
     return Eta(from_=min(begin, end), to=max(begin, end))
 
 
-def _edge(value: Any, clock: str, zone: tzinfo) -> datetime | None:
+def _edge(value: Any, clock: str) -> datetime | None:
     written = value.strip() if isinstance(value, str) else ""
-    exact = _OFFSET.search(written) and not _MIDNIGHT.match(written)
-    at = instant(written, UTC) if exact else None
-    return at or instant(f"{written[:10]} {clock}", zone)
+    at = None if _MIDNIGHT.match(written) else _exact(value)
+    return at or instant(f"{written[:10]} {clock}", UTC)
 
 
 def place(*parts: Any, whole: Any = None) -> str | None:
@@ -163,13 +180,16 @@ def history(told: Told, scans: Iterable[ScanReported], status: Status) -> tuple[
     """Put the scans in order, oldest first, and add the status where they do not say the same already.
 
     The status then stands after all of them: it was said in the knowledge of them, whatever their
-    clocks show. Otherwise the expected time goes to the newest scan. Raises `Unusable` without any time.
+    clocks show. Otherwise the expected time goes to the newest scan. Without any time there is nothing
+    to tell of a parcel that no carrier has seen; of any other, raises `Unusable`.
     """
     known = list(dict.fromkeys(scans))
     if known and known[0].occurred_at > known[-1].occurred_at:
         known.reverse()  # those of the same second keep their order
     known = sorted(known, key=lambda scan: scan.occurred_at)[-SCANS_MAX:]
     if not known:
+        if status.said is None and status.means in _UNSEEN:
+            return ()
         if status.said is None:
             raise Unusable("neither the parcel nor a scan has a readable time")
         return (_with_eta(told.scan(status.means, status.said, status.raw), status),)
@@ -182,10 +202,12 @@ def history(told: Told, scans: Iterable[ScanReported], status: Status) -> tuple[
 
 def _is_told(newest: ScanReported, status: Status) -> bool:
     said, means = status.said, status.means
-    if status.news or (newest.precision == "day" and said is not None and means != UNKNOWN):
+    exact = said is not None and not said.day
+    if status.news or (newest.precision == "day" and exact and means != UNKNOWN):
         return False
-    if said and status.eta and said.at - newest.occurred_at > _OWN_NEWS:
-        return means.state in _OVER  # else the scan is old, so it is the expected time that is new
+    late = said is not None and said.at - newest.occurred_at > _OWN_NEWS
+    if late and status.eta and means.state not in _OVER:
+        return False  # the scan is old, so it is the expected time that is new
     # "Unknown" adds nothing to what was seen.
     fits = newest.state == means.state and means.reason in {None, newest.reason}
     return fits or means == UNKNOWN
@@ -195,7 +217,7 @@ def _after(newest: ScanReported, said: Moment | None) -> Moment:
     if said is None and newest.precision == "day":
         return Moment(newest.occurred_at, day=True)
     later = newest.occurred_at + _AFTER
-    return Moment(max(said.at, later) if said else later)
+    return said if said and said.at >= later else Moment(later)
 
 
 def _with_eta(scan: ScanReported, status: Status) -> ScanReported:
@@ -207,6 +229,11 @@ def _with_eta(scan: ScanReported, status: Status) -> ScanReported:
     return scan.model_copy(
         update={"eta": status.eta, "eta_said_at": said.at if said and later else None}
     )
+
+
+def report(topic: str, delivery_id: str | None, scans: tuple[ScanReported, ...]) -> Report:
+    """Say what a delivery tells; one without a scan is of a parcel that no carrier has seen."""
+    return Report(topic, delivery_id, scans, None if scans else "no carrier has seen it yet")
 
 
 def ignored(topic: str, delivery_id: str | None, why: str) -> Report:

@@ -6,13 +6,13 @@ so a repeated delivery is told by parcel, status and time. Words: the numbers of
 never their texts, which are translated. The parcel carries no scans, only how it is now.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Mapping
+from datetime import tzinfo
 from typing import Any, Final
 
 from shared.errors import Unusable
 from shared.events import ScanReported
-from shared.reading import Json, ident, instant, midnight, obj, parse, slug, text, word
+from shared.reading import Json, decimal, ident, instant, midnight, obj, parse, slug, text, word
 from shared.shops import Shop
 from tracking.adapters import reading, signing
 from tracking.adapters.reading import Meaning, Moment, Status, Told, moment
@@ -59,22 +59,9 @@ STATUSES: Final = {
     62997: Meaning("exception", "consignee_incorrect_address", action=True),
 }
 ASKED: Final = frozenset({1999, 2001})
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECONDS: Final = range(946_684_800_000, 4_102_444_800_000)
 
 
-def verify(
-    body: bytes,
-    headers: Mapping[str, str],
-    _query: Mapping[str, str],
-    secrets: Sequence[bytes],
-    _now: datetime,
-) -> str | None:
-    """Return None for a body that the shop's key signed, else why it is refused."""
-    signature = headers.get("sendcloud-signature")
-    if not signature:
-        return signing.NO_SIGNATURE
-    return None if signing.hex_matches(body, signature, secrets) else signing.BAD_SIGNATURE
+verify: Final = signing.by_header("sendcloud-signature", signing.hex_matches)
 
 
 def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
@@ -84,9 +71,10 @@ def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
     if topic and topic != "parcel_status_changed":
         return reading.ignored(topic, None, "not about a parcel's course")
     parcel = obj(value.get("parcel"))
-    status = obj(parcel.get("status")).get("id")
-    if not isinstance(status, int) or isinstance(status, bool):
+    number = decimal(obj(parcel.get("status")).get("id"))
+    if number is None or number != int(number):
         raise Unusable("parcel.status.id: missing")
+    status = int(number)
     parcel_id, stamp = ident(parcel.get("id")), ident(value.get("timestamp"))
     delivery_id = f"{parcel_id}:{status}:{stamp}" if parcel_id and stamp else None
     if status in ASKED:
@@ -94,17 +82,15 @@ def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
     if parcel.get("is_return") is True:
         return reading.ignored(topic, delivery_id, "a return, not a parcel to the customer")
     when = _when(value, parcel, shop.zone)
-    return Report(topic or "parcel", delivery_id, _scans(parcel, status, when, shop.zone))
+    return reading.report(topic or "parcel", delivery_id, _scans(parcel, status, when))
 
 
-def _scans(
-    parcel: Json, status: int, when: Moment | None, zone: tzinfo
-) -> tuple[ScanReported, ...]:
+def _scans(parcel: Json, status: int, when: Moment | None) -> tuple[ScanReported, ...]:
     number = reading.number(parcel.get("tracking_number"))
     told = Told(
         SOURCE,
         number,
-        slug(obj(parcel.get("carrier")).get("code")),
+        slug(obj(parcel.get("carrier")).get("code")) or slug(parcel.get("carrier")),
         reading.order_id(parcel.get("external_order_id"), parcel.get("order_number")),
         # Before the carrier gave it a number a parcel has Sendcloud's own name only.
         None if number else ident(parcel.get("id")),
@@ -114,18 +100,15 @@ def _scans(
     date = parcel.get("expected_delivery_date")
     raw = (status, text(obj(parcel.get("status")).get("message")))
     means = reading.meaning(STATUSES.get(status))
-    return reading.history(told, (), Status(means, raw, when, reading.expected(date, date, zone)))
+    return reading.history(told, (), Status(means, raw, when, reading.expected(date, date)))
 
 
 def _when(value: Json, parcel: Json, zone: tzinfo) -> Moment | None:
-    """When the carrier said so, else when Sendcloud sent this, in ms since 1970; else a local date."""
-    for key in ("carrier_status_change_timestamp", "timestamp"):
-        milliseconds = value.get(key)
-        if isinstance(milliseconds, int) and milliseconds in _MILLISECONDS:
-            return Moment(_EPOCH + timedelta(milliseconds=milliseconds))
-    return next(
-        (m for k in ("date_updated", "date_created") if (m := _local(parcel.get(k), zone))), None
-    )
+    """When the carrier said so, else when Sendcloud sent this, counted since 1970; else a local date."""
+    stamps = ("carrier_status_change_timestamp", "timestamp")
+    times = [moment(value.get(key), zone) for key in stamps]
+    times += [_local(parcel.get(key), zone) for key in ("date_updated", "date_created")]
+    return next((found for found in times if found), None)
 
 
 def _local(value: Any, zone: tzinfo) -> Moment | None:

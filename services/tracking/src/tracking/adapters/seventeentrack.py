@@ -9,7 +9,7 @@ A body with v1's letter keys under a v2 signature is read as far as its two know
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from typing import Any, Final
 
 from shared.errors import Unusable
@@ -68,22 +68,15 @@ _PARCELS_MAX: Final = 40
 _PROVIDERS_MAX: Final = 10
 
 
-def verify(
-    body: bytes,
-    headers: Mapping[str, str],
-    _query: Mapping[str, str],
-    secrets: Sequence[bytes],
-    _now: datetime,
-) -> str | None:
-    """Return None for a body that was signed with the shop's API key, else why it is refused."""
-    signature = headers.get("sign")
-    if not signature:
-        return signing.NO_SIGNATURE
+def _matches(body: bytes, signature: str, keys: Sequence[bytes]) -> bool:
     matched = False
-    for key in secrets:
+    for key in keys:
         digest = hashlib.sha256(body + b"/" + key).hexdigest()
         matched |= signing.equal(digest, signature) and bool(key)
-    return None if matched else signing.BAD_SIGNATURE
+    return matched
+
+
+verify: Final = signing.by_header("sign", _matches)
 
 
 def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
@@ -97,8 +90,22 @@ def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
     parcels = rows(data) if isinstance(data, list) else [obj(data)]
     if not any(parcels):
         raise Unusable("data: missing")
-    found = [scan for row in parcels[:_PARCELS_MAX] for scan in _scans(row, shop.zone)]
-    return Report(topic, None, tuple(found[-reading.SCANS_MAX :]))
+    return reading.report(topic, None, _all(parcels[:_PARCELS_MAX], shop.zone))
+
+
+def _all(parcels: Sequence[Json], zone: tzinfo) -> tuple[ScanReported, ...]:
+    """Read several parcels; one that cannot be read withholds no other, and none crowds out another."""
+    each = reading.SCANS_MAX // len(parcels)
+    found: list[ScanReported] = []
+    fault: Unusable | None = None
+    for row in parcels:
+        try:
+            found += _scans(row, zone)[-each:]
+        except Unusable as unusable:
+            fault = unusable
+    if fault and not found:
+        raise fault
+    return tuple(found)
 
 
 def _scans(row: Json, zone: tzinfo) -> tuple[ScanReported, ...]:
@@ -131,7 +138,7 @@ def _read_info(
     looked = (moment(p.get("latest_sync_time"), zone) for p in providers)
     said = None if scans else next((found for found in looked if found), None)
     days = obj(obj(info.get("time_metrics")).get("estimated_delivery_date"))
-    eta = reading.expected(days.get("from"), days.get("to"), zone)
+    eta = reading.expected(days.get("from"), days.get("to"))
     return reading.history(told, scans, Status(_means(latest), raw, said, eta))
 
 
@@ -190,7 +197,8 @@ def _letters(event: Json) -> tuple[str, ...]:
 
 
 def _letter(value: Any) -> str | None:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    digits = ident(value) or ""
+    return digits if digits.isdecimal() else None
 
 
 def _letters_mean(event: Json) -> Meaning:

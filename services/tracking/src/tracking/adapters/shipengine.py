@@ -28,7 +28,7 @@ from shared.events import ScanReported
 from shared.reading import Json, obj, parse, rows, slug, text, word
 from shared.shops import Shop
 from tracking.adapters import reading, signing
-from tracking.adapters.reading import Meaning, Status, Told, moment
+from tracking.adapters.reading import Meaning, Moment, Status, Told, moment
 from tracking.domain.model import Report
 
 SOURCE: Final = "shipengine"
@@ -45,18 +45,17 @@ STATUSES: Final = {
     "sp": Meaning("ready_for_pickup"),
 }
 _HELD: Final = Meaning("delayed", "customs_delay")
-_DOCUMENTS: Final = Meaning("exception", "customs_documentation", action=True)
 # Only those that say more than the status codes they come with.
 DETAILS: Final = {
     "collection_failed": Meaning("label_created", "retailer_not_ready"),
-    "collection_made": Meaning("in_transit"),
-    "despatched": Meaning("in_transit"),
-    "picked_up": Meaning("in_transit"),
-    "dropped_off": Meaning("in_transit"),
-    "recd_by_carrier_no_elec_advice": Meaning("in_transit"),
-    "received_by_carrier": Meaning("in_transit"),
+    "not_yet_received_by_carrier": Meaning("label_created", "retailer_not_ready"),
     "out_for_delivery": Meaning("out_for_delivery"),
+    **dict.fromkeys(
+        ("attempted_delivery", "attempted_delivery_2nd", "attempted_delivery_3rd"),
+        Meaning("delivery_attempted"),
+    ),
     "cod_amount_not_paid": Meaning("delivery_attempted", action=True),
+    "invalid_method_of_payment": Meaning("delivery_attempted", action=True),
     "customer_carded": Meaning("delivery_attempted", "consignee_not_home"),
     "customer_identification_failed": Meaning(
         "delivery_attempted", "consignee_verification_failed"
@@ -93,11 +92,47 @@ DETAILS: Final = {
     "held_by_customs": _HELD,
     "held_by_export_customs": _HELD,
     "held_by_import_customs": _HELD,
-    "incorrect_declaration": _DOCUMENTS,
+    # The vendor explains it as wrong dimensions, not as wrong papers.
+    "incorrect_declaration": Meaning("exception", "retailer_incorrect_dimensions"),
     "missorted": Meaning("delayed", "carrier_sorting_error"),
     "routing_error": Meaning("delayed", "carrier_sorting_error"),
     "parcel_repacked": Meaning("delayed", "retailer_packaging_issue"),
 }
+# Details that say where it is, or nothing: they count where the status says less.
+MOVING: Final = {
+    **dict.fromkeys(
+        """
+        awaiting_despatch awaiting_electronic_advice collection_requested
+        elec_advice_recd_by_carrier
+        """.split(),
+        Meaning("label_created"),
+    ),
+    **dict.fromkeys(
+        """
+        collection_made customs_cleared customs_processing delivery_arranged_with_recipient
+        despatched dropped_off hub_scan_out in_transit parcel_over_labelled picked_up
+        recd_by_carrier_no_elec_advice received_by_carrier received_local_delivery_depot
+        sub_contractor_event sub_contractor_received
+        """.split(),
+        Meaning("in_transit"),
+    ),
+    **dict.fromkeys(
+        """
+        cod_amount_paid delivered delivered_damaged delivered_in_part delivered_to_po_box
+        delivered_to_alternative_delivery_location post_transit_status
+        """.split(),
+        Meaning("delivered"),
+    ),
+    **dict.fromkeys(
+        """
+        carrier_status_not_mapped information parcel_update_notification_via_email
+        parcel_update_notification_via_sms
+        """.split(),
+        reading.UNKNOWN,
+    ),
+}
+_SAYS_LESS: Final = frozenset({"", "un", "ny", "ac"})
+_DELIVERED: Final = frozenset({"delivered", "ready_for_pickup"})
 _SIGNATURE_CHARS: Final = 1024
 _KEY_BITS_MIN: Final = 2048
 _KEYS_MAX: Final = 16
@@ -186,17 +221,20 @@ def _integer(value: Any) -> int:
     return int.from_bytes(base64.urlsafe_b64decode(padded.encode("ascii")), "big")
 
 
-def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
+def read(body: bytes, headers: Mapping[str, str], shop: Shop) -> Report:
     """Translate one delivery whose signature was checked. Raises `Unusable`."""
     value = obj(parse(body))
     topic = word(value.get("resource_type"))
     if topic and "track" not in topic:
         return reading.ignored(topic, None, "not about a parcel's course")
     data = obj(value.get("data")) if topic else value
-    return Report(topic or "track", None, _scans(data, value.get("resource_url"), shop.zone))
+    # Of a parcel without a scan nothing else has a time.
+    sent = moment(headers.get("x-shipengine-timestamp"), UTC)
+    scans = _scans(data, value.get("resource_url"), sent, shop.zone)
+    return reading.report(topic or "track", None, scans)
 
 
-def _scans(data: Json, url: Any, zone: tzinfo) -> tuple[ScanReported, ...]:
+def _scans(data: Json, url: Any, sent: Moment | None, zone: tzinfo) -> tuple[ScanReported, ...]:
     told = Told(
         SOURCE,
         reading.number(data.get("tracking_number")),
@@ -211,6 +249,9 @@ def _scans(data: Json, url: Any, zone: tzinfo) -> tuple[ScanReported, ...]:
         (row, when) for row in reading.events(data.get("events")) if (when := _when(row, zone))
     ]
     newest = max((when.at for _, when in events), default=None)
+    delivered = moment(data.get("actual_delivery_date"), zone)
+    if delivered and newest and delivered.at > newest:
+        newest = None  # then none of them is the delivery
     scans = []
     for row, when in events:
         # An event that names no state is the one that made the parcel's, if it is the newest. Its
@@ -218,15 +259,16 @@ def _scans(data: Json, url: Any, zone: tzinfo) -> tuple[ScanReported, ...]:
         words = _raw(row) or (raw if when.at == newest else ())
         means = _means(row if _raw(row) else data) if words else reading.UNKNOWN
         scans.append(told.scan(means, when, words or (text(row.get("event_code")),), _place(row)))
-    delivered = moment(data.get("actual_delivery_date"), zone)
-    said = delivered or moment(data.get("ship_date"), zone)
+    shipped = moment(data.get("ship_date"), zone) or moment(data.get("shipped_date"), zone)
+    said = delivered or (None if scans else shipped or sent)
     date = data.get("estimated_delivery_date")
-    status = Status(_means(data), raw, None if scans else said, reading.expected(date, date, zone))
+    status = Status(_means(data), raw, said, reading.expected(date, date))
     return reading.history(told, scans, status)
 
 
-def _when(row: Json, zone: tzinfo) -> reading.Moment | None:
-    return moment(row.get("occurred_at"), zone) or moment(row.get("carrier_occurred_at"), zone)
+def _when(row: Json, zone: tzinfo) -> Moment | None:
+    times = (moment(row.get(k), zone) for k in ("occurred_at", "event_date", "carrier_occurred_at"))
+    return next((found for found in times if found), None)
 
 
 def _raw(fields: Json) -> tuple[str, ...]:
@@ -234,20 +276,23 @@ def _raw(fields: Json) -> tuple[str, ...]:
 
 
 def _means(fields: Json) -> Meaning:
-    return reading.meaning(
-        DETAILS.get(word(fields.get("status_detail_code"))),
-        STATUSES.get(word(fields.get("status_code"))),
-    )
+    code, detail = word(fields.get("status_code")), word(fields.get("status_detail_code"))
+    known, special = STATUSES.get(code), DETAILS.get(detail)
+    if code == "de" and special and special.state not in _DELIVERED:
+        special = Meaning("returned") if special.state == "returning" else None
+    return reading.meaning(special, MOVING.get(detail) if code in _SAYS_LESS else None, known)
 
 
 def _carrier(url: Any) -> str | None:
-    """The carrier's code in the address under which the parcel can be asked about."""
+    """The carrier's code in the address under which the parcel can be asked about, new or old."""
     written = url if isinstance(url, str) else ""
     try:
-        asked = parse_qs(urlsplit(written[:2000]).query, max_num_fields=20)
+        address = urlsplit(written[:2000])
+        asked = parse_qs(address.query, max_num_fields=20)
     except ValueError:
         return None
-    return slug(asked.get("carrier_code", [""])[0])
+    _, _, named = address.path.partition("/tracking/")
+    return slug(asked.get("carrier_code", [named.partition("/")[0]])[0])
 
 
 def _place(row: Json) -> str | None:

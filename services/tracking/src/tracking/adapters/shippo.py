@@ -31,14 +31,8 @@ STATUSES: Final = {
     "returned": Meaning("returning"),
     "failure": Meaning("exception"),
 }
-_MOVING: Final = """
-    package_accepted package_arrived package_departed package_forwarded package_processed
-    package_processing delivery_scheduled
-"""
+# Substatuses that say more than the status they come with.
 SUBSTATUSES: Final = {
-    "other": reading.UNKNOWN,
-    "information_received": Meaning("label_created"),
-    **dict.fromkeys(_MOVING.split(), Meaning("in_transit")),
     "out_for_delivery": Meaning("out_for_delivery"),
     "pickup_available": Meaning("ready_for_pickup", action=True),
     "delivery_attempted": Meaning("delivery_attempted", action=True),
@@ -60,6 +54,20 @@ SUBSTATUSES: Final = {
     "return_to_sender": Meaning("returning"),
     "package_unclaimed": Meaning("returning", "consignee_not_available", action=True),
 }
+# Substatuses that only say that it is known, or that it moves: they count where the status says less.
+MOVING: Final = {
+    "other": reading.UNKNOWN,
+    "information_received": Meaning("label_created"),
+    **dict.fromkeys(
+        """
+        package_accepted package_arrived package_departed package_forwarded package_processed
+        package_processing delivery_scheduled
+        """.split(),
+        Meaning("in_transit"),
+    ),
+}
+_SAYS_LESS: Final = frozenset({"", "unknown", "pre_transit"})
+_FINAL: Final = frozenset({"delivered", "returned"})
 _SIGNATURE: Final = re.compile(r"t=(\d{1,12}),v1=([0-9a-f]{64})", re.ASCII)
 
 
@@ -88,7 +96,7 @@ def read(body: bytes, _headers: Mapping[str, str], shop: Shop) -> Report:
     if topic and topic != "track_updated":
         return reading.ignored(topic, None, "not about a parcel")
     track = obj(value.get("data")) if topic else value
-    return Report(topic or "track", None, _scans(track, shop.zone))
+    return reading.report(topic or "track", None, _scans(track, shop.zone))
 
 
 def _scans(track: Json, zone: tzinfo) -> tuple[ScanReported, ...]:
@@ -102,6 +110,8 @@ def _scans(track: Json, zone: tzinfo) -> tuple[ScanReported, ...]:
         raise Unusable("tracking_number: missing")
     status, past = obj(track.get("tracking_status")), reading.events(track.get("tracking_history"))
     if not _raw(status):
+        if not past and track.get("tracking_status", "") is None:
+            return ()  # so Shippo writes of a parcel that the carrier has not seen
         if not past:
             raise Unusable("tracking_status: missing")
         status = past[-1]
@@ -110,7 +120,7 @@ def _scans(track: Json, zone: tzinfo) -> tuple[ScanReported, ...]:
         for row in (*past, status)
         if (when := moment(row.get("status_date"), zone)) and (words := _raw(row))
     ]
-    eta = reading.expected(track.get("eta"), track.get("eta"), zone)
+    eta = reading.expected(track.get("eta"), track.get("eta"))
     # Its own time is that of the scan; when Shippo heard of it is another.
     said = moment(status.get("status_date"), zone) or moment(status.get("object_created"), zone)
     return reading.history(told, scans, Status(_means(status), _raw(status), said, eta))
@@ -126,7 +136,11 @@ def _code(row: Json) -> str:
 
 
 def _means(row: Json) -> Meaning:
-    found = reading.meaning(SUBSTATUSES.get(_code(row)), STATUSES.get(word(row.get("status"))))
+    status, code = word(row.get("status")), _code(row)
+    known, special = STATUSES.get(status), SUBSTATUSES.get(code)
+    if known and special and status in _FINAL and special.state != known.state:
+        special = None  # the two contradict each other, as in the vendor's own example
+    found = reading.meaning(special, MOVING.get(code) if status in _SAYS_LESS else None, known)
     stated = obj(row.get("substatus")).get("action_required")
     return Meaning(found.state, found.reason, stated) if isinstance(stated, bool) else found
 

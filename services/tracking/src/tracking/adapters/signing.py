@@ -5,7 +5,7 @@ as they are written: another spelling of the same bytes is refused, so each has 
 """
 
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -18,6 +18,30 @@ STALE: Final = "stale"
 
 TOKEN_PREFIX: Final = b"token:"
 _TOKEN_BYTES: Final = range(16, 257)
+
+
+Verify = Callable[
+    [bytes, Mapping[str, str], Mapping[str, str], Sequence[bytes], datetime], str | None
+]
+"""Takes raw body, headers, address parameters, secrets and the time; returns why it is refused, or None."""
+
+
+def by_header(name: str, matches: Callable[[bytes, str, Sequence[bytes]], bool]) -> Verify:
+    """Return the check of a scheme that signs the raw body alone, in one header, with any of the secrets."""
+
+    def verify(
+        body: bytes,
+        headers: Mapping[str, str],
+        _query: Mapping[str, str],
+        secrets: Sequence[bytes],
+        _now: datetime,
+    ) -> str | None:
+        signature = headers.get(name)
+        if not signature:
+            return NO_SIGNATURE
+        return None if matches(body, signature, secrets) else BAD_SIGNATURE
+
+    return verify
 
 
 def hex_matches(signed: bytes, signature: str, secrets: Iterable[bytes]) -> bool:

@@ -6,29 +6,32 @@ an empty string or tuple, so that a template's `if` leaves out the whole line.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from shared.calendars import zone_of
 from shared.events import DateRange, OrderShipped, place_of_order
 from shared.languages import Language
 from shared.languages.brand import carrier_name, clean, safe_url
-from shared.languages.delays import CAUSE
 from shared.shops import Shop
 from tracking import languages as words
+from tracking.adapters.boxes import Boxes, is_explained
 from tracking.adapters.days import EXPECTED, Days
 from tracking.adapters.timeline import Timeline, newest_first
 from tracking.domain import choices
-from tracking.domain.episodes import Episode
-from tracking.domain.fold import OrderState, Shipment
+from tracking.domain.episodes import Episode, believed
+from tracking.domain.fold import Shipment
 from tracking.domain.model import Order
+from tracking.domain.orders import OrderState
 from tracking.domain.pace import Pace
 
 Values = dict[str, Any]
 
+_NBSP: Final = "\u00a0"
 _GOOD: Final = frozenset({"delivered", "returned", "cancelled"})
 _STANDING: Final = frozenset({"unknown", "label_created"})
+_ON_ITS_WAY: Final = frozenset({"in_transit", *_STANDING})
+_TURNED_BACK: Final = frozenset({"returning", "returned", "cancelled"})
 # The promise says nothing about a parcel that waits for her, or for something to be cleared up.
 _NO_PROMISE: Final = frozenset({"ready_for_pickup", "delivery_attempted", "exception", "expired"})
 # What the order's state is called when its parcels differ: the first that one of them has.
@@ -73,17 +76,13 @@ class _Teller:
         self.order, self.state, self.shop = subject.order, subject.state, subject.shop
         self.about = subject.order.about
         self.language, self.room = language, room
-        zone = zone_of(self.about.country if self.about else None)
-        self.days = Days(language, zone or subject.shop.zone, subject.now, subject.pace)
+        zone = subject.order.zone(subject.shop.zone)
+        self.days = Days(language, zone, subject.now, subject.pace)
         self.timeline = Timeline(language, self.days, room.steps, room.chars)
         there = [one for one in subject.shipments.values() if not one.parcel.withdrawn]
         self.shipments = sorted(there, key=_first_sent)
         self.delays = [] if self.state.cancelled else list(subject.delays)
-        self.asked = {(one.shipment_id, one.episode): one for one in choices.requested(self.order)}
-        known = {(one.shipment_id, one.episode) for one in self.delays}
-        newest = max(self.asked.values(), key=lambda one: one.at, default=None)
-        self.newest_asked = newest
-        self.asked_only = [one for key, one in self.asked.items() if key not in known]
+        self.boxes = Boxes(self.order, self.shop, language, self.days, self.delays)
         self.names = {line.line_id: line.name for line in self.about.lines} if self.about else {}
 
     # ------------------------------------------------------------ the whole
@@ -105,7 +104,7 @@ class _Teller:
             "headline": self._headline(),
             "lead": (),
             "day": None,
-            "delays": [self._delay(one) for one in self.delays if one.shipment_id is None],
+            "delays": self.boxes.of_order(rest=bool(self.shipments)),
             "summary": several,
             "more_parcels": max(len(self.shipments) - self.room.parcels, 0),
             "parcels": parcels,
@@ -116,17 +115,16 @@ class _Teller:
             "history": self.timeline.shown(history),
             "as_of": self.days.moment(now)["text"],
             "zone": self.days.zone_name(),
-            "wishes": [
-                (wish, self.text(name), self.text(meaning))
-                for wish, (name, meaning) in words.WISH.items()
-            ],
             "note_max": choices.NOTE_CHARS_MAX,
         }
-        if not values["delays"]:
-            values["delays"] = [self._only_asked(one) for one in self._asked_of(None)]
         values |= self._parcel_news(parcels, several) if parcels else self._order_news()
-        values["lead"] = [*values["lead"], *self._returns()]
+        values["lead"] = [*values["lead"], *self._refund(), *self._returns()]
         return values
+
+    def _refund(self) -> list[str]:
+        refunded = any(one.type == "order.refunded.v1" for one in self.order.facts)
+        told = self.state.cancelled and refunded
+        return [self.text("Your money is on its way back to you.")] if told else []
 
     def _returns(self) -> list[str]:
         if self.state.return_received_at is not None:
@@ -153,9 +151,10 @@ class _Teller:
             return self.text("We are packing your order" if packing else "We have your order")
         if len(self.shipments) == 1:
             return self._heading(self.shipments[0])
-        return self._headline_of_many([self._state(one) for one in self.shipments])
+        return self._headline_of_many()
 
-    def _headline_of_many(self, states: Sequence[str]) -> str:
+    def _headline_of_many(self) -> str:
+        states = [self._state(one) for one in self.shipments]
         total = len(states)
         arrived = states.count("delivered")
         if arrived == total and not self._waiting():
@@ -166,29 +165,34 @@ class _Teller:
                 "Delivered: %(arrived)s of %(total)s parcels",
             )
             form = forms[self.language.plural_form(total)]
-            return form % {"arrived": arrived, "total": total}
-        telling = next((state for state in _MOST_TELLING if state in states), states[0])
-        return self.text(words.HEADING[telling])
+            delivered, _, count = (form % {"arrived": arrived, "total": total}).partition(": ")
+            return f"{delivered}: {count.replace(' ', _NBSP)}"
+        return self._heading(min(self.shipments, key=self._how_telling))
+
+    def _how_telling(self, one: Shipment) -> int:
+        state = self._state(one)
+        if state in _ON_ITS_WAY and self._late(one) is not None:
+            state = "delayed"
+        return _MOST_TELLING.index(state) if state in _MOST_TELLING else len(_MOST_TELLING)
 
     def _order_news(self) -> Values:
         """What stands under the heading while there is no parcel."""
         if self.state.cancelled:
-            refunded = any(one.type == "order.refunded.v1" for one in self.order.facts)
-            lead = ["Nothing more will be sent."]
-            lead += ["Your money is on its way back to you."] if refunded else []
-            return {"lead": [self.text(one) for one in lead], "day": None}
+            return {"lead": [self.text("Nothing more will be sent.")], "day": None}
         then = "As soon as it leaves us, you see it here."
         if self.shop.writes("order_shipped"):
             then = "We write to you when it leaves us, and you see it here."
-        late = any(one.shipment_id is None for one in self.delays)
-        return {"lead": [self.text(then)], "day": None if late else self._promise(None)}
+        late = next((one for one in self.delays if one.shipment_id is None), None)
+        day = self._new_days(late) if late else self._promise(None)
+        return {"lead": [self.text(then)], "day": day}
 
     def _parcel_news(self, parcels: Sequence[Values], several: bool) -> Values:  # noqa: FBT001
         if not several:
             only = parcels[0]
             lead = only["lead"]
             if self.state.cancelled:
-                lead = [f"{self.text('Parcel')}: {only['heading']}.", *lead]
+                state = only["heading"]
+                lead = [f"{self.text('Parcel')}: {state[:1].lower()}{state[1:]}.", *lead]
             return {"lead": lead, "day": only["day"]}
         days = {str(one["day"]): one["day"] for one in parcels if one["day"]}
         open_ones = sum(one["state"] not in _GOOD for one in parcels)
@@ -203,17 +207,19 @@ class _Teller:
         body, state = one.parcel.body, self._state(one)
         late = self._late(one)
         rows, more = self._parcel_rows(body)
+        ask = self._ask(one, late)
+        lead = self._lead(one, late)
         return {
             "state": state,
             "title": self._title(index),
             "heading": self._heading(one),
-            "lead": self._lead(one, late=late is not None),
+            "lead": [*lead, ask] if ask else lead,
             "day": self._expected(one, late),
-            "delay": self._delay(late) if late else self._parcel_asked(one),
-            "next": self._next(one, late=late is not None),
+            "delay": self.boxes.of_parcel(one, late, over=state in _GOOD),
+            "next": [] if ask else self._next(one, late=late is not None),
             "facts": self._facts(body),
             "url": _https(body.tracking_url),
-            "not_here": state == "delivered",
+            "to_help": self._to_help(state, ask),
             "rows": rows,
             "more": more,
             "steps": self.timeline.of_parcel(one),
@@ -227,44 +233,78 @@ class _Teller:
         return told.get("how") == "assumed" and one.state != "delivered"
 
     def _heading(self, one: Shipment) -> str:
-        state = self._state(one)
+        if self._assumed(one):
+            return self.text("It should be with you by now")
         if self._late(one) is not None:
-            state = {"in_transit": "delayed"}.get(state, state)
-            if state in _STANDING:
+            if one.state in _STANDING:
                 return self.text("It will be late")
-        return self.text(words.HEADING[state])
+            if one.state in {"in_transit", "delayed"}:
+                return self.text("On its way, but late")
+        return self.text(words.HEADING[one.state])
 
     def _late(self, one: Shipment) -> Episode | None:
         mine = one.parcel.shipment_id
         return next((late for late in self.delays if late.shipment_id == mine), None)
 
-    def _lead(self, one: Shipment, *, late: bool) -> list[str]:
+    def _lead(self, one: Shipment, late: Episode | None) -> list[str]:
         """Say in sentences what the heading means."""
         if self._assumed(one):
             return [self.text(words.HOW["assumed"])]
         said = []
+        if one.revoked_at is not None and one.state not in {"delivered", *_TURNED_BACK}:
+            said += [self.text("The carrier had reported it as delivered and has taken that back.")]
         if one.state == "delivered":
-            said += [self.days.moment(one.since, day=one.since_day)["text"] + "."]
+            when = self.days.moment(one.since, day=one.since_day)["text"]
+            said += [f"{when[:1].upper()}{when[1:]}."]
             said += [self.text(words.HOW[one.how])] if one.how and one.how in words.HOW else []
+        elif _cannot_be_followed(one):
+            said += [self.text("We have sent it. There is no parcel number to follow it by.")]
         elif one.state in words.NOW and not (late and not one.scans):
             said += [self.text(words.NOW[one.state])]
-        if one.state != "delivered" and one.reason and one.reason in words.REASON:
+        below = late is not None and is_explained(late, one)
+        if one.state != "delivered" and one.reason and one.reason in words.REASON and not below:
             said.append(self.text(words.REASON[one.reason]))
-        place = self.timeline.town(one.place)
-        if one.state == "ready_for_pickup" and one.place:
-            said.append(f"{self.text('Where')}: {self.timeline.line(one.place)}.")
-        elif one.state in {"in_transit", "delayed", "exception", "returning"} and place:
-            said.append(f"{self.text('Last seen')}: {place}.")
-        return said
+        return [*said, *self._place(one)]
+
+    def _place(self, one: Shipment) -> list[str]:
+        town = self.timeline.town(one.place)
+        if one.state == "ready_for_pickup":
+            if not one.place:
+                return [
+                    self.text("The carrier has not told us where. Look at its page, or ask us.")
+                ]
+            return [f"{self.text('Where')}: {self.timeline.line(one.place)}."]
+        if town and one.state in {"in_transit", "delayed", "exception", "returning"}:
+            return [f"{self.text('Last seen')}: {town}."]
+        return []
+
+    def _ask(self, one: Shipment, late: Episode | None) -> str:
+        """Say what we need of her; nothing where the form under the delay asks for just that."""
+        state = self._state(one)
+        if self.state.cancelled:
+            left = state not in {"delivered", *_TURNED_BACK}
+            said = "It had left us before that. If it still reaches you, tell us." if left else ""
+        elif one.action_required and state in {"exception", "delayed", "delivery_attempted"}:
+            said = words.ACTION
+        else:
+            chosen = late is not None and late.cause == "returning"
+            said = "" if chosen else words.ASK.get(state, "")
+        return self.text(said) if said else ""
+
+    def _to_help(self, state: str, ask: str) -> str:
+        """Return the words of a link to the support block."""
+        if ask:
+            return self.text("How to reach us")
+        returns = self.state.return_requested_at or self.state.return_received_at
+        missed = state == "delivered" and returns is None
+        return self.text("Not here? Tell us.") if missed else ""
 
     def _next(self, one: Shipment, *, late: bool) -> list[str]:
-        if self.state.cancelled or self._assumed(one) or one.state == "delivered":
+        if self.state.cancelled or self._assumed(one) or one.state not in words.NEXT:
             return []
-        if one.action_required and one.state in {"exception", "delayed", "delivery_attempted"}:
-            return [self.text(words.ACTION)]
-        if late and one.state in {"unknown", "delayed"}:
-            return []  # the delay says it
-        return [self.text(words.NEXT[one.state])] if one.state in words.NEXT else []
+        if _cannot_be_followed(one) or (late and one.state in {"unknown", "delayed"}):
+            return []  # nothing more will be heard; the delay says it
+        return [self.text(words.NEXT[one.state])]
 
     def _facts(self, body: OrderShipped) -> list[tuple[str, str]]:
         carrier, number = carrier_name(body.carrier), clean(body.tracking_number)
@@ -278,94 +318,48 @@ class _Teller:
             mine, known = place, total
         elif self._waiting() is not None and self._waiting():
             return self.text("Parcel %(mine)s") % {"mine": mine}
-        return self.text("Parcel %(mine)s of %(total)s") % {"mine": mine, "total": known}
+        title = self.text("Parcel %(mine)s of %(total)s") % {"mine": mine, "total": known}
+        return title.replace(" ", _NBSP)
 
     # ------------------------------------------------------------ days
 
     def _expected(self, one: Shipment, late: Episode | None) -> Values | None:
         if self.state.cancelled or self._assumed(one) or one.state in _GOOD | {"returning"}:
             return None
+        if one.state == "out_for_delivery" and self.days.is_today(one.since, day=one.since_day):
+            return self.days.today_of(one.eta)  # whatever was expected before
         if late is not None and late.new is not None:
-            was = late.old and self.days.day(late.old.to)
-            return self.days.span(late.new.from_, late.new.to, "New date") | {"was": was}
+            return self._new_days(late)
         days = self.days.window(one.eta) if one.eta else None
         if days is not None and (late is None or days["days"][-1]["iso"][:10] > _end(late.old)):
             return days
-        if late is not None or one.state in {"ready_for_pickup", "expired"}:
-            return None
-        if one.state in _NO_PROMISE:
-            unknown = self.text("We do not know the new day yet.")
-            return {"label": unknown, "days": (), "was": None}
-        return self._promise(one.parcel.shipment_id)
+        if one.state not in _NO_PROMISE and late is None:
+            return self._promise(one.parcel.shipment_id)
+        silent = late is not None or one.state in {"ready_for_pickup", "expired"}
+        return None if silent else self._unknown()
+
+    def _new_days(self, late: Episode) -> Values | None:
+        if late.new is None:
+            return None  # the delay says it
+        if late.new.to < self.days.today:
+            return self._unknown(late.new.to)
+        was = late.old and self.days.day(late.old.to)
+        return self.days.span(late.new.from_, late.new.to, "New date") | {"was": was}
+
+    def _unknown(self, was: date | None = None) -> Values:
+        label = self.text("We do not know the new date yet.")
+        return {"label": label, "days": (), "was": was and self.days.day(was)}
 
     def _promise(self, shipment_id: str | None) -> Values | None:
         """Return the days that hold: those told since the promise, which no notice takes back."""
         promise: DateRange | None = self.state.promise
         if promise is None:
             return {"label": self.text("We do not know the day yet."), "days": (), "was": None}
-        told = _believed(self.order, shipment_id, promise)
+        told = believed(self.order, shipment_id)
         promise = told if told is not None and told.to > promise.to else promise
-        label = EXPECTED if promise.to >= self.days.today else "Expected until now"
-        return self.days.span(promise.from_, promise.to, label)
-
-    # ------------------------------------------------------------ a delay
-
-    def _delay(self, late: Episode) -> Values:
-        sentences = []
-        if late.old is not None:
-            until = self.days.until(late.old.to)
-            promised = self.text("We promised it by %(until)s and will not make it. We are sorry.")
-            sentences.append(promised % {"until": until})
-        else:
-            sentences.append(self.text("It takes longer than it should. We are sorry."))
-        if late.cause in CAUSE:
-            sentences.append(self.text(CAUSE[late.cause]))
-        if late.new is None:
-            sentences.append(self.text("We do not know the new day yet."))
-        elif late.shipment_id is None:
-            until = self.days.until(late.new.to)
-            sentences.append(self.text("With you by %(until)s.") % {"until": until})
-        contact = late.next_contact_at if self.shop.writes("delay_update") else None
-        asked = self.asked.get((late.shipment_id, late.episode))
-        if asked is None:  # what she asked when it was less late is still asked
-            before = [one for one in self._asked_of(late.shipment_id) if one.answered_at is None]
-            asked = before[-1] if before else None
-        values = self._asked_values(asked)
-        return values | {
-            "title": self.text("Why it is late"),
-            "sentences": sentences,
-            "next_contact": self.days.until_moment(contact) if contact else "",
-            "open": True,
-            "shipment": late.shipment_id or "",
-            "episode": late.episode,
-        }
-
-    def _asked_values(self, one: choices.Requested | None) -> Values:
-        if one is None:
-            return {"asked": "", "standing": "", "anchor": False}
-        answered = one.answered_at is not None and one.wish in words.ANSWERED
-        standing = self.text("Answered" if answered else "Requested") if one.wish != "wait" else ""
-        said = self.text((words.ANSWERED if answered else words.ASKED)[one.wish])
-        return {"asked": said, "standing": standing, "anchor": one is self.newest_asked}
-
-    def _only_asked(self, one: choices.Requested) -> Values:
-        """What she asked for about a delay that is over: it is not forgotten."""
-        return self._asked_values(one) | {
-            "title": self.text("Your request"),
-            "sentences": (),
-            "next_contact": "",
-            "open": False,
-        }
-
-    def _asked_of(self, shipment_id: str | None) -> list[choices.Requested]:
-        mine = [one for one in self.asked_only if one.shipment_id == shipment_id]
-        return [one for one in mine if one.wish != "wait"]
-
-    def _parcel_asked(self, one: Shipment) -> Values | None:
-        mine = self._asked_of(one.parcel.shipment_id)
-        if not mine or self._state(one) in _GOOD:
-            return None
-        return self._only_asked(mine[-1])
+        if promise.to < self.days.today:
+            return self._unknown(promise.to)
+        return self.days.span(promise.from_, promise.to, EXPECTED)
 
     # ------------------------------------------------------------ items
 
@@ -405,13 +399,9 @@ def _first_sent(one: Shipment) -> tuple[datetime, str]:
     return one.parcel.shipped_at or one.parcel.stated[0], one.parcel.shipment_id
 
 
-def _believed(order: Order, shipment_id: str | None, promise: DateRange) -> DateRange | None:
-    """Return the days last told in a notice since this promise: the parcel's own, else the order's."""
-    said = order.told.get("episodes", {})
-    for one in (said.get(shipment_id or ""), said.get("")):
-        if one and one["new"] and one.get("base") == promise.to.isoformat():
-            return DateRange.model_validate(dict(zip(("from", "to"), one["new"], strict=True)))
-    return None
+def _cannot_be_followed(one: Shipment) -> bool:
+    body = one.parcel.body
+    return not (one.scans or body.tracking_number or body.tracking_url)
 
 
 def _end(days: DateRange | None) -> str:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from shared import clock, ingest
+from shared import ingest
 from shared.errors import Refused
 from shared.facts import Fact
 from shared.shops import Shop, Shops
@@ -20,9 +20,11 @@ from tracking import store
 from tracking.api.ingest import Submit, read_webhook
 from tracking.domain import episodes
 from tracking.domain.advance import look
-from tracking.domain.fold import fold, fold_order
+from tracking.domain.fold import fold
 from tracking.domain.model import Order, Parcel
+from tracking.domain.orders import fold_order
 from tracking.domain.pace import REAL_DAY_SECONDS, Pace
+from tracking.domain.situation import Situation
 from tracking.handlers import Delivery
 from tracking.store import history
 
@@ -62,9 +64,9 @@ def internal_routes(
             return []
         async with db.transaction() as tx:
             await profiles.load(tx, [known])
-        pace = Pace(known.known_since, day_seconds)
+        now, pace = await history.find_time(db), Pace(known.known_since, day_seconds)
         habits = profiles.of(known.shop)
-        return episodes.why(known, *look(known), shop, clock.now(), pace, habits)
+        return episodes.why(Situation(known, *look(known), shop, now, pace, habits))
 
     async def past(http: Request) -> Response:
         shop = shops.get(http.path_params["shop"])

@@ -1,6 +1,5 @@
 """One step of an order: what its facts, its scans and the passing of time add up to, and what is news."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,10 +11,11 @@ from shared.events import (
 )
 from shared.shops import Shop
 from tracking.domain import episodes, lessons, news
-from tracking.domain.fold import OrderState, Shipment, fold, fold_order
+from tracking.domain.fold import Shipment, fold
 from tracking.domain.model import News, Order
+from tracking.domain.orders import OrderState, fold_order
 from tracking.domain.pace import Pace
-from tracking.domain.profile import Profile
+from tracking.domain.situation import Profiles, Situation
 
 SOONEST: Final = timedelta(minutes=15)
 """A check whose time has passed and that said nothing is asked again after so much calendar time."""
@@ -33,7 +33,7 @@ def advance(
     shop: Shop,
     now: datetime,
     pace: Pace,
-    profiles: Mapping[str, Profile],
+    profiles: Profiles,
     *,
     only_heard: bool = False,
 ) -> list[News]:
@@ -51,22 +51,19 @@ def advance(
         order.check_at, order.open, order.learn = None, (), False
         return []
     order.changed = False
-    told = news.tell(order, state, shipments, shop, now, pace)
-    told += episodes.tell(order, state, shipments, shop, now, pace, profiles)
+    here = Situation(order, state, shipments, shop, now, pace, profiles)
+    told = news.tell(here) + episodes.tell(here)
     told.sort(key=lambda one: _STEPS.get(one.data.type, 1))
     if told:
         order.told["n"] = order.told.get("n", 0) + len(told)
     elif only_heard and not order.changed and order.check_at and order.check_at > now:
         return told
-    checks = (
-        news.check(order, state, shipments, shop, now, pace),
-        episodes.check(order, state, shipments, shop, now, pace, profiles),
-    )
+    checks = (news.check(here), episodes.check(here))
     check_at = min((at for at in checks if at is not None), default=None)
     due = check_at is not None and check_at <= now
-    order.check_at = pace.clock(pace.calendar(now) + SOONEST) if due else check_at
+    order.check_at = pace.clock(here.calendar + SOONEST) if due else check_at
     if due or any(one.state == "delivered" for one in shipments.values()):
-        order.learn = lessons.concluded(order, state, shipments, shop, now, pace)
+        order.learn = lessons.concluded(here)
     order.open = tuple(f"{one.cause}/{one.carrier or ''}" for one in episodes.open_(order))
     order.changed = True
     return told

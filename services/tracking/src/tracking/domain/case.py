@@ -12,10 +12,9 @@ from shared.events import (
     parse_instant,
     rfc3339,
 )
-from shared.shops import Shop
 from tracking.domain.delays import Alarm, alarms, new_date
-from tracking.domain.model import News, Order
-from tracking.domain.pace import Pace
+from tracking.domain.model import News
+from tracking.domain.situation import Situation
 from tracking.domain.subjects import FIRST_ETAS, ORDER, Subject
 
 EPISODES: Final = "episodes"  # what was told, in `order.told`
@@ -30,11 +29,13 @@ _SILENT: Final = frozenset({"not_shipped", "not_collected", "silence"})
 class Case:
     """One subject of an order, a parcel or what is not sent, with its episode."""
 
-    def __init__(self, order: Order, subject: Subject, shop: Shop, pace: Pace) -> None:
-        self.order, self.subject, self.shop, self.pace = order, subject, shop, pace
+    def __init__(self, here: Situation, subject: Subject) -> None:
+        self.here, self.subject = here, subject
+        self.order, self.pace = here.order, here.pace
+        self.now, self.calendar = here.now, here.calendar
         self.rules, self.habits, self.promise = subject.rules, subject.habits, subject.promise
         self.original = history = subject.history
-        self.said: dict[str, Any] | None = order.told.get(EPISODES, {}).get(subject.name)
+        self.said: dict[str, Any] | None = self.order.told.get(EPISODES, {}).get(subject.name)
         if self.said is not None and self.said["base"] != subject.base:
             self.said = {**self.said, "open": False, "new": None, "misses": 0}  # the shop moved it
         believed = days_of(self.said["new"]) if self.said else None
@@ -103,19 +104,19 @@ class Case:
             return not (alarm.new is None and new is None and self.said["open"])
         return alarm.new.to > new.to
 
-    def check(self, calendar: datetime) -> datetime | None:
+    def check(self) -> datetime | None:
         """Return when to look again, in calendar time."""
         found = []
         if (alarm := self.alarm()) is not None:
-            found.append(self._speaks_at(alarm, calendar))
+            found.append(self._speaks_at(alarm))
         contact = self._contact()
         if contact is not None:
             found.append(contact)
         return min(found, default=None)
 
-    def _speaks_at(self, alarm: Alarm, calendar: datetime) -> datetime:
+    def _speaks_at(self, alarm: Alarm) -> datetime:
         """Return when an alarm may be told: what we found out ourselves waits for a day with carriers at work."""
-        at = max(alarm.at, calendar)
+        at = max(alarm.at, self.calendar)
         route = self.rules.route
         heard = alarm.at == self.history.known_at and alarm.cause not in _SILENT
         if heard and at - alarm.at < timedelta(days=1):
@@ -132,22 +133,20 @@ class Case:
 
     # ------------------------------------------------------------ what
 
-    def tell(self, calendar: datetime, now: datetime, contact: datetime | None) -> list[News]:
+    def tell(self, contact: datetime | None) -> list[News]:
         """Return what is to be said now; `contact` is when we write again of the order, where that is known."""
         alarm = self.alarm()
-        if alarm is not None and self._speaks_at(alarm, calendar) <= calendar:
-            return self._delayed(alarm, contact or self._next_contact(calendar), calendar, now)
-        if self._is_over(calendar):
-            return self._recovered(calendar, now)
+        if alarm is not None and self._speaks_at(alarm) <= self.calendar:
+            return self._delayed(alarm, contact or self._next_contact())
+        if self._is_over():
+            return self._recovered()
         due = self._contact()
-        if due is not None and due <= calendar:
-            return self._update(contact or self._next_contact(calendar), now)
+        if due is not None and due <= self.calendar:
+            return self._update(contact or self._next_contact())
         return []
 
-    def _delayed(
-        self, alarm: Alarm, contact: datetime, calendar: datetime, now: datetime
-    ) -> list[News]:
-        route = self.rules.route
+    def _delayed(self, alarm: Alarm, contact: datetime) -> list[News]:
+        route, calendar, now = self.rules.route, self.calendar, self.now
         if alarm.new is not None and route.local(alarm.at).date() < route.local(calendar).date():
             new = new_date(alarm.cause, calendar, self.history, self.rules, self.habits)
             alarm = replace(alarm, new=new)  # told days after it was due
@@ -167,15 +166,15 @@ class Case:
             cause=alarm.cause, old=old, new=alarm.new, next_contact_at=contact, detected_at=now,
             at=None, precision="second",
         )  # fmt: skip
-        return [News(data, self._at(alarm, now))]
+        return [News(data, self._at(alarm))]
 
-    def _at(self, alarm: Alarm, now: datetime) -> datetime:
+    def _at(self, alarm: Alarm) -> datetime:
         """Return the time of the fact that caused it: the scan, or the moment at which too little was heard."""
         if alarm.at == self.history.known_at:
-            return min(self.subject.fact_at, now)
-        return min(self.pace.clock(alarm.at), now)
+            return min(self.subject.fact_at, self.now)
+        return min(self.pace.clock(alarm.at), self.now)
 
-    def _is_over(self, calendar: datetime) -> bool:
+    def _is_over(self) -> bool:
         """Tell whether the parcel moved on after the notice, and no date is in danger now."""
         said, view, history = self.said, self.history.view, self.history
         if said is None or not said["open"] or view is None or not self.moved_since:
@@ -184,33 +183,33 @@ class Case:
             history.eta is None or history.eta > self.original.eta_due
         ):
             return view.state in {"out_for_delivery", "ready_for_pickup"}
-        return self.rules.route.local(calendar).date() <= history.promise
+        return self.rules.route.local(self.calendar).date() <= history.promise
 
-    def _recovered(self, calendar: datetime, now: datetime) -> list[News]:
+    def _recovered(self) -> list[News]:
         assert self.said is not None
-        kept = self._kept(calendar)
+        kept = self._kept()
         self._note(open=False, contact=None, new=_text(kept), misses=0)
         data = ShipmentRecovered.model_construct(
             order_id=self.order.order_id, shipment_id=self.subject.name or None,
-            episode=self.said["n"], new=kept, next_contact_at=None, detected_at=now, at=None,
+            episode=self.said["n"], new=kept, next_contact_at=None, detected_at=self.now, at=None,
             precision="second",
         )  # fmt: skip
-        return [News(data, min(self.subject.fact_at, now))]
+        return [News(data, min(self.subject.fact_at, self.now))]
 
-    def _kept(self, calendar: datetime) -> DateRange | None:
+    def _kept(self) -> DateRange | None:
         """Return the days that hold now: those first promised where they still can, else those told since."""
         assert self.said is not None
         first = alarms(self.original, self.rules, self.habits)
-        today = self.rules.route.local(calendar).date()
+        today = self.rules.route.local(self.calendar).date()
         told, eta = days_of(self.said["new"]), self.original.eta
         if self.promise is not None:
-            safe = today <= self.promise.to and not any(one.at <= calendar for one in first)
+            safe = today <= self.promise.to and not any(one.at <= self.calendar for one in first)
             return _range(self.promise) if safe else told
         if eta is not None and told is not None and today <= eta < told.from_:
             return DateRange.model_validate({"from": eta, "to": eta})
         return told
 
-    def _update(self, contact: datetime, now: datetime) -> list[News]:
+    def _update(self, contact: datetime) -> list[News]:
         assert self.said is not None
         rounds = self.said["rounds"] + 1
         again = contact if rounds < UPDATES_MAX else None
@@ -219,14 +218,14 @@ class Case:
         data = ShipmentDelayUpdate.model_construct(
             order_id=self.order.order_id, shipment_id=self.subject.name or None,
             episode=self.said["n"], round=rounds, new=days_of(self.said["new"]),
-            next_contact_at=again, detected_at=now, at=None, precision="second",
+            next_contact_at=again, detected_at=self.now, at=None, precision="second",
         )  # fmt: skip
-        return [News(data, min(at, now))]
+        return [News(data, min(at, self.now))]
 
-    def _next_contact(self, calendar: datetime) -> datetime:
+    def _next_contact(self) -> datetime:
         """Return the clock time of our next word: working days on, at a humane hour of her day."""
-        route, delays = self.rules.route, self.shop.delays
-        today = route.local(calendar).date()
+        route, delays = self.rules.route, self.here.shop.delays
+        today = route.local(self.calendar).date()
         day = route.working.forward(today + timedelta(days=1), delays.contact_days - 1)
         return self.pace.clock(route.at(day, delays.contact_hour))
 
@@ -235,14 +234,14 @@ class Case:
         self.said = all_said[self.subject.name] = {**(self.said or {}), **changed}
         self.order.changed = True
 
-    def why(self, calendar: datetime) -> dict[str, Any]:
+    def why(self) -> dict[str, Any]:
         """Return what is waited for, for operators."""
         alarm, contact = self.alarm(), self._contact()
         return {
             "shipment_id": self.subject.name or None,
             "due": self.history.promise.isoformat(),
             "promised": not self.history.implied,
-            "next_alarm_at": alarm and self.pace.clock(self._speaks_at(alarm, calendar)),
+            "next_alarm_at": alarm and self.pace.clock(self._speaks_at(alarm)),
             "next_alarm": alarm and alarm.cause,
             "next_contact_at": contact and self.pace.clock(contact),
             "because": None if alarm or contact else self._why_silent(),

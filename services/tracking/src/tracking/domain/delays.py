@@ -26,8 +26,9 @@ from typing import Final
 from shared.calendars import WorkingDays, day_zone_of
 from shared.events import DateRange, Eta
 from shared.shops import Shop, Thresholds
-from tracking.domain.profile import Habits
+from tracking.domain.habits import Habits
 from tracking.domain.standing import (
+    HOURS,
     MARKS,
     Levels,
     Route,
@@ -55,23 +56,24 @@ _ETA_IGNORED: Final = 0.5
 _ETA_HOURS: Final = 3.0
 _MORNING: Final = time(9)
 _AFTERNOON: Final = 12
-_EVENING: Final = 18
-_NIGHT: Final = 21
+_BEFORE, _AFTER = 0.12, 0.3
+_UNTIL: Final = ((12, 0.0), (18, 0.18), (21, 0.25), (22, 0.3), (23, 0.5), (24, 1.0))
 
 
 def _patience(days: int, hour: int) -> float:
-    """Return how much of the tolerance may be spent at a mark: before the last day one can wait and be surer."""
-    if days > 0:
-        return 0.12
-    if days == 0 and hour < _AFTERNOON:
-        return 0.0  # the vans are being loaded
-    if days == 0 and hour < _NIGHT:
-        return 0.25 if hour >= _EVENING else 0.18
-    return 1.0 if days == 0 else 0.3
+    """Return how much of the tolerance may be spent at a mark: while one can wait, be surer.
+
+    Nothing before noon of the last day, when the vans are being loaded; most of it in its last hour, when
+    the carriers that upload their scans in the evening have done so.
+    """
+    if days:
+        return _BEFORE if days > 0 else _AFTER
+    return next(part for until, part in _UNTIL if hour < until)
 
 
 _RECKONED_HIGH: Final = 1.4  # a silence is charged with all longer ones, most of which never come
 _PATIENCE: Final = tuple(_patience(*mark) for mark in MARKS)
+_LAST_CALL: Final = MARKS.index((0, HOURS[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,8 @@ def _marked(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[da
             return
     for place, at in marks[first:]:
         stood = standing(history.view, route, at, levels) if sent else "unshipped"
+        if not sent and _is_early(place) and _same_day(at, history.known_at, route):
+            continue  # nobody sends what was ordered an hour ago
         if history.dated and stood in _AT_ONCE and _is_before_noon(place):
             continue
         if history.implied and _cause(stood, place) == "promise_date":
@@ -271,8 +275,24 @@ def _tells(place: int, stood: str, history: History, rules: Rules, habits: Habit
         return False
     elif stood == "unshipped" and limits.days_under_way is not None:
         return days <= limits.days_under_way
-    tolerance = rules.tolerance * _RECKONED_HIGH * _PATIENCE[place]
-    return stood in habits.telling(place, tolerance, abroad=rules.route.abroad)
+    tolerance, abroad = rules.tolerance * _RECKONED_HIGH * _PATIENCE[place], rules.route.abroad
+    if days >= 0 and place != _LAST_CALL and not _is_told(stood):
+        tolerance *= habits.experience(scanned=not stood.startswith("none"), abroad=abroad)
+    return stood in habits.telling(place, tolerance, abroad=abroad)
+
+
+def _is_told(stood: str) -> bool:
+    """Tell whether the shop or the carrier says it, whatever the carrier's habits are."""
+    return stood == "unshipped" or stood in _AT_ONCE
+
+
+def _is_early(place: int) -> bool:
+    """Tell whether a mark lies before the last promised day."""
+    return MARKS[place][0] > 0
+
+
+def _same_day(one: datetime, other: datetime, route: Route) -> bool:
+    return route.local(one).date() == route.local(other).date()
 
 
 def _is_before_noon(place: int) -> bool:

@@ -17,15 +17,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from shared.events import DateRange, ShipmentDelayUpdate, parse_instant
-from shared.shops import Shop
 from tracking.domain.case import EPISODES, MISSES_MAX, UPDATES_MAX, Case, days_of
-from tracking.domain.fold import OrderState, Shipment, fold_order
 from tracking.domain.lessons import is_done, next_lesson
 from tracking.domain.model import News, Order
-from tracking.domain.pace import Pace
+from tracking.domain.orders import fold_order
+from tracking.domain.situation import Situation
 from tracking.domain.subjects import (
     ORDER,
-    Profiles,
     base_of,
     is_over,
     is_unsent,
@@ -91,48 +89,30 @@ def believed(order: Order, shipment_id: str | None) -> DateRange | None:
     return None
 
 
-def why(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-    profiles: Profiles,
-) -> list[dict[str, Any]]:
+def why(here: Situation) -> list[dict[str, Any]]:
     """Return for operators, of each parcel and of what is not sent, what is told next and when, or why nothing.
 
     `because` is the reason why nothing is told until something happens.
     """
-    calendar = pace.calendar(now)
-    found = [case.why(calendar) for case in _cases(order, state, shipments, shop, pace, profiles)]
+    found = [case.why() for case in _cases(here)]
     named = {one["shipment_id"] for one in found}
-    for name, reason in unwatched(order, state, shipments, shop):
+    for name, reason in unwatched(here):
         if (name or None) not in named:
             found.append({"shipment_id": name or None, "because": reason})
     return found
 
 
-def tell(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-    profiles: Profiles,
-) -> list[News]:
+def tell(here: Situation) -> list[News]:
     """Return what is to be told about delays now, and note in `order.told` that it was."""
-    calendar = pace.calendar(now)
-    _inherit(order, state, shipments)
+    _inherit(here)
     told: list[News] = []
     contact = None  # one for all that is told of this order now
-    for case in _cases(order, state, shipments, shop, pace, profiles):
+    for case in _cases(here):
         case.note_eta()
-        said = case.tell(calendar, now, contact)
+        said = case.tell(contact)
         contact = contact or next((getattr(n.data, "next_contact_at", None) for n in said), None)
         told += said
-    _close_others(order, state, shipments)
+    _close_others(here)
     return _one_update(told)
 
 
@@ -150,66 +130,51 @@ def _new_day(update: News) -> str:
     return new.to.isoformat() if new else ""
 
 
-def check(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-    profiles: Profiles,
-) -> datetime | None:
+def check(here: Situation) -> datetime | None:
     """Return the next clock time at which there may be something to say, or to learn, without news."""
-    calendar = pace.calendar(now)
-    found = [case.check(calendar) for case in _cases(order, state, shipments, shop, pace, profiles)]
-    found.append(next_lesson(order, state, shipments, shop, pace))
+    found = [case.check() for case in _cases(here)]
+    found.append(next_lesson(here))
     due = [at for at in found if at is not None]
-    return pace.clock(max(min(due), calendar)) if due else None
+    return here.pace.clock(max(min(due), here.calendar)) if due else None
 
 
 # ---------------------------------------------------------------- which subjects
 
 
-def _cases(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    pace: Pace,
-    profiles: Profiles,
-) -> Iterator[Case]:
-    said = order.told.get(EPISODES, {})
-    for subject in subjects(order, state, shipments, shop, pace, profiles):
+def _cases(here: Situation) -> Iterator[Case]:
+    said = here.order.told.get(EPISODES, {})
+    for subject in subjects(here):
         if subject.scanned or subject.name in said:
-            yield Case(order, subject, shop, pace)
+            yield Case(here, subject)
 
 
-def _inherit(order: Order, state: OrderState, shipments: Mapping[str, Shipment]) -> None:
+def _inherit(here: Situation) -> None:
     """Let parcels that left after their order was told late take over what was told: date and next word."""
-    said: dict[str, Any] = order.told.get(EPISODES, {})
+    said: dict[str, Any] = here.order.told.get(EPISODES, {})
     before = said.get(ORDER)
-    if before is None or before["base"] != base_of(state.promise):
+    if before is None or before["base"] != base_of(here.state.promise):
         return
-    for name, shipment in shipments.items():
+    for name, shipment in here.shipments.items():
         if name not in said and name not in before.get("beside", ()) and not is_over(shipment):
             said[name] = {**before, "cause": SENT_LATE}
-            order.changed = True
+            here.order.changed = True
 
 
-def _close_others(order: Order, state: OrderState, shipments: Mapping[str, Shipment]) -> None:
+def _close_others(here: Situation) -> None:
     """Close without a word what is open about a parcel that needs no watching any more.
 
     `dropped`: a word was given for a later time, and what ended it, this state, is no message to the customer.
     """
+    order, state = here.order, here.state
     said = order.told.get(EPISODES, {})
     over = is_done(state)
     for subject, one in said.items():
         if not one["open"]:
             continue
-        shipment = shipments.get(subject)
+        shipment = here.shipments.get(subject)
         gone = shipment is None or is_over(shipment) or _assumed(order, subject)
         if subject == ORDER:
-            gone = not is_unsent(state, shipments)
+            gone = not is_unsent(here)
         moved = one["base"] != base_of(state.promise)
         if over or gone or moved:
             waited = one["contact"] is not None and not over and not moved

@@ -2,18 +2,19 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import Final
 
 from shared.events import Eta, parse_instant
 from shared.facts import Fact
-from shared.shops import Shop
 from tracking.domain.delays import Rules, eta_day, rules_for
-from tracking.domain.fold import OrderState, Shipment, fold
+from tracking.domain.fold import Shipment, fold
 from tracking.domain.model import Order, Parcel
+from tracking.domain.orders import OrderState
 from tracking.domain.pace import Pace
 from tracking.domain.profile import Story
+from tracking.domain.situation import Situation
 from tracking.domain.standing import DONE, Route, View, grid
 
 _BETWEEN_WORDS: Final = re.compile(r"[\s_-]+")
@@ -24,50 +25,31 @@ _CONCLUDED_DAYS: Final = 8
 """Working days without a word after the promise: it will not be heard of again."""
 
 
-def concluded(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-) -> bool:
+def concluded(here: Situation) -> bool:
     """Tell whether a parcel was delivered, or has been silent so long, that profiles can learn from it."""
-    calendar = pace.calendar(now)
-    return any(
-        at is None or at <= calendar for _, _, at in _to_learn(order, state, shipments, shop, pace)
-    )
+    calendar = here.calendar
+    return any(at is None or at <= calendar for _, _, at in _to_learn(here))
 
 
-def next_lesson(
-    order: Order, state: OrderState, shipments: Mapping[str, Shipment], shop: Shop, pace: Pace
-) -> datetime | None:
+def next_lesson(here: Situation) -> datetime | None:
     """Return the calendar time from which on a parcel that goes on being silent teaches; None for none."""
-    waits = (at for _, _, at in _to_learn(order, state, shipments, shop, pace) if at is not None)
-    return min(waits, default=None)
+    return min((at for _, _, at in _to_learn(here) if at is not None), default=None)
 
 
-def stories(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-) -> list[tuple[str, Story]]:
+def stories(here: Situation) -> list[tuple[str, Story]]:
     """Return by profile (a carrier, and `ALL`) what is to be learned of this order now, each parcel once.
 
     A parcel teaches when it is delivered, or when nothing was heard for long after its promise; that it did
     is noted in `order.told`.
     """
     found = []
-    calendar = pace.calendar(now)
-    for carrier, shipment, at in list(_to_learn(order, state, shipments, shop, pace)):
+    order, calendar = here.order, here.calendar
+    for carrier, shipment, at in list(_to_learn(here)):
         if at is not None and at > calendar:
             continue
         order.told[_LEARNED] = [*order.told.get(_LEARNED, ()), shipment.parcel.shipment_id]
         order.changed = True
-        if (story := _story(order, state, shipment, shop, pace)) is not None:
+        if (story := _story(here, shipment)) is not None:
             found += [(carrier, story), (ALL, story)]
     return found
 
@@ -125,14 +107,13 @@ def view_of(shipment: Shipment, known_at: datetime, pace: Pace) -> View:
     )
 
 
-def _to_learn(
-    order: Order, state: OrderState, shipments: Mapping[str, Shipment], shop: Shop, pace: Pace
-) -> Iterator[tuple[str, Shipment, datetime | None]]:
+def _to_learn(here: Situation) -> Iterator[tuple[str, Shipment, datetime | None]]:
     """Yield parcels not learned yet: carrier, parcel, and from when (calendar; None: now)."""
+    order, state = here.order, here.state
     learned = order.told.get(_LEARNED, ())
     if order.about is None or is_done(state):
         return
-    for shipment in shipments.values():
+    for shipment in here.shipments.values():
         parcel = shipment.parcel
         if parcel.shipment_id in learned or parcel.withdrawn or is_untracked(shipment):
             continue
@@ -145,8 +126,8 @@ def _to_learn(
         if shipment.state == "delivered":
             yield key, shipment, None
             continue
-        route = rules_for(shop, carrier, order.about.country).route
-        heard = route.local(pace.calendar(fact_at(shipment))).date()
+        route = rules_for(here.shop, carrier, order.about.country).route
+        heard = route.local(here.pace.calendar(fact_at(shipment))).date()
         if state.promise is not None:
             day = route.working.forward(max(heard, state.promise.to), _CONCLUDED_DAYS)
         else:
@@ -154,14 +135,12 @@ def _to_learn(
         yield key, shipment, route.at(day, 10)
 
 
-def _story(
-    order: Order, state: OrderState, shipment: Shipment, shop: Shop, pace: Pace
-) -> Story | None:
-    about = order.about
+def _story(here: Situation, shipment: Shipment) -> Story | None:
+    about, pace = here.order.about, here.pace
     if about is None:
         return None
-    parcel, promise = shipment.parcel, state.promise
-    rules = rules_for(shop, carrier_of(order, parcel), about.country)
+    parcel, promise = shipment.parcel, here.state.promise
+    rules = rules_for(here.shop, carrier_of(here.order, parcel), about.country)
     delivered = pace.calendar(shipment.delivered_at) if shipment.delivered_at else None
     return Story(
         placed_at=pace.calendar(about.placed_at),

@@ -7,10 +7,12 @@ from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
 from shared import errors, facts
+from shared.calendars import customer_zone
 from shared.events import (
     MAX_ITEMS,
     EventData,
@@ -307,6 +309,10 @@ class Order:
     is_new: bool = True
     changed: bool = False  # what is noted of it: `told`, `check_at`, `open`, `learn`
 
+    def zone(self, shop: ZoneInfo) -> ZoneInfo:
+        """Return the clock by which its customer's days are counted; `shop` is the shop's own."""
+        return customer_zone(self.about.country if self.about else None, shop)
+
     def settle(self, shipment_id: str) -> None:
         """Let the shop's last word about a parcel say whether it exists."""
         parcel = self.parcels.get(shipment_id)
@@ -319,6 +325,15 @@ class Order:
             and (one.at, one.rank, one.id) > parcel.stated
             for one in self.facts
         )
+
+    def forget(self, at: datetime) -> None:
+        """Keep nothing but later facts, and the count of what was told, so that no event's id is used again."""
+        self.erased_at = at
+        self.facts = tuple(fact for fact in self.facts if fact.at >= at)
+        self.about = self.revision = None
+        self.parcels, self.tracks = {}, {}
+        self.told = {"n": self.told.get("n", 0)}
+        self.learn = False
 
     def scans(self, parcel: Parcel) -> tuple[Fact, ...]:
         """Return what was said about a parcel under all its refs, in order of happening."""

@@ -7,12 +7,12 @@ late, twice or out of order is told once, and what was overtaken before it could
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, cast
 from zoneinfo import ZoneInfo
 
-from shared.calendars import WorkingDays
+from shared.calendars import WorkingDays, day_expected
 from shared.events import (
     Eta,
     OrderDelivered,
@@ -24,10 +24,10 @@ from shared.events import (
     place_of_order,
     rfc3339,
 )
-from shared.shops import Shop
-from tracking.domain.fold import OrderState, Shipment
+from tracking.domain.fold import Shipment
 from tracking.domain.model import News, Order
-from tracking.domain.pace import Pace
+from tracking.domain.orders import OrderState
+from tracking.domain.situation import Situation
 
 LAST_PARCEL_DAYS: Final = 5
 """Working days after a delivery without a new parcel until it counts as the last one."""
@@ -48,72 +48,58 @@ class _Delivery:
     how: How | None
 
 
-def tell(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-) -> list[News]:
+def tell(here: Situation) -> list[News]:
     """Return what is new about the parcels, and note it in `order.told`.
 
     States come first, then deliveries, then that the order is delivered. A cancelled order has states
     only, an erased one is not spoken of.
     """
+    order, state = here.order, here.state
     if state.erased:
         return []
-    there = _there(shipments)
+    there = _there(here)
     told: dict[str, dict[str, Any]] = order.told.get("parcels", {})
     states, handed_over = [], []
     for shipment_id, shipment in there.items():
         known = told.get(shipment_id, _SILENT)
-        entry = _entry(shipment, shop.zone)
+        entry = _entry(shipment, here.order.zone(here.shop.zone))
         if entry != {name: known.get(name) for name in entry}:
-            states.append(_status(order, shipment, known, entry, now))
+            states.append(_status(here, shipment, known, entry))
         if state.cancelled or _sent_back(state, shipment):
             entry |= {name: known[name] for name in ("delivered", "how") if name in known}
         else:
-            delivery = _arrived(shipment, shop, now, pace)
-            handed_over += _handed_over(order, shipment, known, delivery, now)
+            delivery = _arrived(here, shipment)
+            handed_over += _handed_over(here, shipment, known, delivery)
             entry |= {"delivered": rfc3339(delivery.at), "how": delivery.how} if delivery else {}
         entry = {name: value for name, value in entry.items() if value is not None}
         if entry != known:
             order.told["parcels"] = told = {**told, shipment_id: entry}
             order.changed = True
-    return [*states, *handed_over, *_order_delivered(order, state, there, shop, now, pace)]
+    return [*states, *handed_over, *_order_delivered(here, there)]
 
 
-def check(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-) -> datetime | None:
+def check(here: Situation) -> datetime | None:
     """Return the next moment (clock time) at which `tell` may have something to say by itself."""
-    if state.erased or state.cancelled:
+    if here.state.erased or here.state.cancelled:
         return None
-    there = _there(shipments)
-    moments = [_assumed_at(shipment, shop, pace) for shipment in there.values()]
-    if "delivered" not in order.told:
-        deliveries = _deliveries(there, shop, now, pace)
-        moments.append(_complete_at(order, state, there, deliveries, shop, pace))
-    return min((moment for moment in moments if moment and moment > now), default=None)
+    there = _there(here)
+    moments = [_assumed_at(here, shipment) for shipment in there.values()]
+    if "delivered" not in here.order.told:
+        moments.append(_complete_at(here, there, _deliveries(here, there)))
+    return min((moment for moment in moments if moment and moment > here.now), default=None)
 
 
 def promise_kept(state: OrderState, shipment: Shipment, zone: ZoneInfo) -> bool | None:
     """Tell whether a delivered parcel came by the last promised day; None without promise or delivery."""
     if state.promise is None or shipment.delivered_at is None:
         return None
-    at = shipment.delivered_at.astimezone(UTC)
-    is_date = shipment.delivered_day and at.time() == time()  # a bare date has no zone
-    return (at if is_date else at.astimezone(zone)).date() <= state.promise.to
+    at = shipment.delivered_at
+    day = day_expected(at, zone) if shipment.delivered_day else at.astimezone(zone).date()
+    return day <= state.promise.to
 
 
-def _there(shipments: Mapping[str, Shipment]) -> dict[str, Shipment]:
-    return {id_: one for id_, one in sorted(shipments.items()) if not one.parcel.withdrawn}
+def _there(here: Situation) -> dict[str, Shipment]:
+    return {id_: one for id_, one in sorted(here.shipments.items()) if not one.parcel.withdrawn}
 
 
 def _entry(shipment: Shipment, zone: ZoneInfo) -> dict[str, Any]:
@@ -133,10 +119,10 @@ def _window(eta: Eta, zone: ZoneInfo) -> str | None:
     first, last = eta.from_ or eta.to, eta.to or eta.from_
     if first is None or last is None:
         return None
-    here, there = first.astimezone(zone), last.astimezone(zone)
-    if here == there or here.date() != there.date():
-        return f"{here.date()}/{there.date()}"
-    return f"{here.date()} {_quarter(here)}-{_quarter(there)}"
+    begins, ends = first.astimezone(zone), last.astimezone(zone)
+    if begins == ends or begins.date() != ends.date():
+        return f"{begins.date()}/{ends.date()}"
+    return f"{begins.date()} {_quarter(begins)}-{_quarter(ends)}"
 
 
 def _quarter(local: datetime) -> str:
@@ -145,11 +131,7 @@ def _quarter(local: datetime) -> str:
 
 
 def _status(
-    order: Order,
-    shipment: Shipment,
-    known: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    now: datetime,
+    here: Situation, shipment: Shipment, known: Mapping[str, Any], entry: Mapping[str, Any]
 ) -> News:
     previous: ShipmentState = known.get("state", "unknown")
     same = previous == shipment.state and known.get("attempts") == entry["attempts"]
@@ -158,7 +140,7 @@ def _status(
     at = shipment.eta_said_at if only_eta and shipment.eta_said_at else agreed
     body = shipment.parcel.body
     data = ShipmentStatusChanged(
-        order_id=order.order_id,
+        order_id=here.order.order_id,
         shipment_id=shipment.parcel.shipment_id,
         carrier=body.carrier,
         tracking_number=body.tracking_number,
@@ -171,23 +153,24 @@ def _status(
         place=shipment.place,
         at=at,
         precision="day" if shipment.since_day and at == shipment.since else "second",
-        detected_at=now,
+        detected_at=here.now,
     )
     return News(data, at)
 
 
-def _arrived(shipment: Shipment, shop: Shop, now: datetime, pace: Pace) -> _Delivery | None:
+def _arrived(here: Situation, shipment: Shipment) -> _Delivery | None:
     """Return the delivery of a parcel, seen or assumed; None while it has not arrived."""
     if shipment.delivered_at is not None:
         return _Delivery(
             shipment.delivered_at, shipment.delivered_day, cast("How | None", shipment.how)
         )
-    assumed = _assumed_at(shipment, shop, pace)
-    return _Delivery(assumed, day=False, how="assumed") if assumed and assumed <= now else None
+    assumed = _assumed_at(here, shipment)
+    return _Delivery(assumed, day=False, how="assumed") if assumed and assumed <= here.now else None
 
 
-def _assumed_at(shipment: Shipment, shop: Shop, pace: Pace) -> datetime | None:
+def _assumed_at(here: Situation, shipment: Shipment) -> datetime | None:
     """Return when a parcel of which no carrier ever spoke counts as delivered, where the shop wants that."""
+    shop, pace = here.shop, here.pace
     if shop.assume_delivered_days is None or shipment.state != "unknown":
         return None
     left = shipment.parcel.shipped_at or shipment.parcel.stated[0]
@@ -197,20 +180,16 @@ def _assumed_at(shipment: Shipment, shop: Shop, pace: Pace) -> datetime | None:
 
 
 def _handed_over(
-    order: Order,
-    shipment: Shipment,
-    known: Mapping[str, Any],
-    delivery: _Delivery | None,
-    now: datetime,
+    here: Situation, shipment: Shipment, known: Mapping[str, Any], delivery: _Delivery | None
 ) -> list[News]:
     """Return that a delivery was revoked, that there is one, or both: it was revoked and came again."""
     told_at = parse_instant(known["delivered"]) if "delivered" in known else None
     assumed = known.get("how") == "assumed"
     news = []
     if told_at and _is_over(shipment, delivery, told_at, assumed=assumed):
-        news.append(_revoked(order, shipment, now))
+        news.append(_revoked(here, shipment))
     if delivery and (_is_new(delivery, told_at, assumed=assumed) or news):
-        news.append(_delivered(order, shipment, delivery, now))
+        news.append(_delivered(here, shipment, delivery))
     return news
 
 
@@ -232,53 +211,45 @@ def _is_new(delivery: _Delivery, told_at: datetime | None, *, assumed: bool) -> 
     return told_at is None or (assumed and delivery.how != "assumed")
 
 
-def _revoked(order: Order, shipment: Shipment, now: datetime) -> News:
+def _revoked(here: Situation, shipment: Shipment) -> News:
     at = shipment.revoked_at or shipment.since
     data = ParcelDeliveryRevoked(
-        order_id=order.order_id,
+        order_id=here.order.order_id,
         shipment_id=shipment.parcel.shipment_id,
         reason=shipment.revoked_reason,
         at=at,
-        detected_at=now,
+        detected_at=here.now,
     )
     return News(data, at)
 
 
-def _delivered(order: Order, shipment: Shipment, delivery: _Delivery, now: datetime) -> News:
+def _delivered(here: Situation, shipment: Shipment, delivery: _Delivery) -> News:
     body = shipment.parcel.body
     data = ParcelDelivered(
-        order_id=order.order_id,
+        order_id=here.order.order_id,
         shipment_id=shipment.parcel.shipment_id,
         delivered_at=delivery.at,
         precision="day" if delivery.day else "second",
         how=delivery.how,
         carrier=body.carrier,
         tracking_number=body.tracking_number,
-        detected_at=now,
+        detected_at=here.now,
     )
     return News(data, delivery.at)
 
 
-def _deliveries(
-    there: Mapping[str, Shipment], shop: Shop, now: datetime, pace: Pace
-) -> dict[str, _Delivery]:
-    found = {id_: _arrived(one, shop, now, pace) for id_, one in there.items()}
+def _deliveries(here: Situation, there: Mapping[str, Shipment]) -> dict[str, _Delivery]:
+    found = {id_: _arrived(here, one) for id_, one in there.items()}
     return {id_: delivery for id_, delivery in found.items() if delivery}
 
 
-def _order_delivered(
-    order: Order,
-    state: OrderState,
-    there: Mapping[str, Shipment],
-    shop: Shop,
-    now: datetime,
-    pace: Pace,
-) -> list[News]:
-    if "delivered" in order.told or state.cancelled:
+def _order_delivered(here: Situation, there: Mapping[str, Shipment]) -> list[News]:
+    order = here.order
+    if "delivered" in order.told or here.state.cancelled:
         return []
-    deliveries = _deliveries(there, shop, now, pace)
-    complete = _complete_at(order, state, there, deliveries, shop, pace)
-    if complete is None or complete > now:
+    deliveries = _deliveries(here, there)
+    complete = _complete_at(here, there, deliveries)
+    if complete is None or complete > here.now:
         return []
     last = max(deliveries.values(), key=lambda one: one.at)
     order.told["delivered"] = rfc3339(last.at)
@@ -290,38 +261,33 @@ def _order_delivered(
         precision="day" if last.day else "second",
         how="assumed" if assumed else "scanned",
         shipment_ids=tuple(deliveries)[:200],
-        detected_at=now,
+        detected_at=here.now,
     )
     return [News(data, last.at)]
 
 
 def _complete_at(
-    order: Order,
-    state: OrderState,
-    there: Mapping[str, Shipment],
-    deliveries: Mapping[str, _Delivery],
-    shop: Shop,
-    pace: Pace,
+    here: Situation, there: Mapping[str, Shipment], deliveries: Mapping[str, _Delivery]
 ) -> datetime | None:
     """Return from when on the deliveries are all that come; None while something else must happen first."""
     if not deliveries:
         return None
     last = max(delivery.at for delivery in deliveries.values())
-    if _covers(state, there, deliveries):
+    if _covers(here.state, there, deliveries):
         return last
     if not all(one.terminal or id_ in deliveries for id_, one in there.items()):
         return None
-    if any(one.parcel.body.final == "yes" for one in there.values()) and _all_known(order):
+    if any(one.parcel.body.final == "yes" for one in there.values()) and _all_known(here.order):
         return last
     newest = max(there.values(), key=lambda one: one.parcel.stated)
     if newest.parcel.body.final == "no":
         return None
-    days = _working_days(order, newest.parcel.body.carrier, shop)
-    local = pace.calendar(last).astimezone(shop.zone)
+    days, zone = _working_days(here, newest.parcel.body.carrier), here.order.zone(here.shop.zone)
+    local = here.pace.calendar(last).astimezone(zone)
     # a delivery on a Saturday waits as many whole working days as one on the Friday before
     day = days.forward(local.date() + _DAY, LAST_PARCEL_DAYS - 1)
-    due = datetime.combine(day, local.time(), shop.zone)
-    return pace.clock(due.astimezone(UTC))
+    due = datetime.combine(day, local.time(), zone)
+    return here.pace.clock(due.astimezone(UTC))
 
 
 def _covers(state: OrderState, there: Mapping[str, Shipment], delivered: Container[str]) -> bool:
@@ -359,9 +325,9 @@ def _all_known(order: Order) -> bool:
     return len(order.parcels) >= max(totals, default=0)
 
 
-def _working_days(order: Order, carrier: str | None, shop: Shop) -> WorkingDays:
+def _working_days(here: Situation, carrier: str | None) -> WorkingDays:
     """Return the carrier's calendar, else that by which the order's promise was counted."""
-    about = order.about
+    about, shop = here.order.about, here.shop
     country = about.country if about else None
     promise = shop.promise(about.method, country) if about else None
     name = shop.delays.of(carrier).calendar or (promise.calendar if promise else "default")

@@ -20,10 +20,8 @@ from typing import Any, Final
 from tracking.domain.priors import SLACK_DAYS, prior, prior_slack
 from tracking.domain.standing import (
     DONE,
-    LEVELS,
     MARKS,
     NO_SCAN,
-    NONE_LEVELS,
     Route,
     View,
     grid,
@@ -32,43 +30,15 @@ from tracking.domain.standing import (
     standing,
 )
 
-_INDEX: Final = {mark: place for place, mark in enumerate(MARKS)}
-_WEIGHT: Final = 15  # parcels that what is assumed of an unknown carrier counts for
+WEIGHT: Final = 15  # parcels that what is assumed of an unknown carrier counts for
 _DAYS_MAX: Final = 40
 _LAST: Final = {"ofd": 0.9, "none": 0.02, "moving": 0.08}
-_LOST: Final = 0.004
-_WORTH: Final = 0.08  # usual share of late parcels: more wrong than right is no warning
-_FAR: Final = 4  # longer silences on the way abroad mean as little as short ones within a country
-_NEWS: Final = 1.25  # what many parcels say changes slowly
+_LOST: Final = {"ofd": 0.012, "none": 0.004, "moving": 0.004}
+"""How often no scan says "delivered", by what was scanned last: of tours more is soon known."""
+
+_MISSED: Final = 0.02  # parcels delivered with no scan that says "out for delivery"
 _WRONG_ETAS: Final = 0.08
 _MUTE_SHARE: Final = 0.3
-
-SHOWS: Final = {
-    "unshipped": (0.1, 10), "none0": (0.01, 0), "none1": (0.04, 0), "none2": (0.06, 1), "none3": (0.1, 1),
-    "delayed": (0.08, 0), "exception": (0.08, 0), "attempted": (0.08, 0), "ofd": (0.03, 0),
-    "ofd_old": (0.02, 0), "quiet0": (0.08, 0), "quiet1": (0.08, 0), "quiet2": (0.08, 0),
-    "quiet3": (0.06, 0), "quiet4": (0.05, 1), "quiet5": (0.04, 2), "quiet6": (0.03, 3),
-    "quiet7": (0.03, 4), "quiet8": (0.05, 5),
-}  # fmt: skip
-"""Standings that may be a delay: the rough share of late parcels that each shows, and how many days before the
-promised one it means something: what stands so earlier mostly still comes in time."""
-
-_FAMILIES: Final = {
-    "none": tuple(f"none{level}" for level in range(NONE_LEVELS + 1)),
-    "quiet": tuple(f"quiet{level}" for level in range(LEVELS + 1)),
-}
-
-_LONGER: Final = {
-    one: family[level:] for family in _FAMILIES.values() for level, one in enumerate(family)
-}
-
-# how parcels stood at last that were delivered unseen, and how many of them stand so the same day, later
-_ENDS_AS: Final = {
-    "none1": ("none", 0.5, 0.0), "none2": ("none", 0.5, 0.3), "none3": ("none", 0.0, 0.7),
-    "ofd": ("ofd", 1.0, 0.0), "ofd_old": ("ofd", 0.0, 1.0),
-    "quiet0": ("moving", 0.5, 0.0), "quiet1": ("moving", 0.5, 0.1), "quiet2": ("moving", 0.0, 0.3),
-    "quiet3": ("moving", 0.0, 0.2), "quiet4": ("moving", 0.0, 0.2), "quiet5": ("moving", 0.0, 0.2),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +157,7 @@ class Profile:
             else prior(MARKS[place], stood, abroad=abroad)
         )
         counted = lane.table[f"{place} {stood}"]
-        return (counted + _WEIGHT * assumed) / (lane.arrived + _WEIGHT)
+        return (counted + WEIGHT * assumed) / (lane.arrived + WEIGHT)
 
     def counted(self, place: int, standings: Iterable[str], abroad: bool) -> int:  # noqa: FBT001
         """Return how many parcels in time stood in one of these ways at a mark before their delivery."""
@@ -198,38 +168,50 @@ class Profile:
         """Return the share of parcels in time that arrive so many days before the last promised one."""
         lane = self._lanes[abroad]
         assumed = pool.slack(days, abroad, None) if pool else prior_slack(days)
-        return (lane.slack[str(days)] + _WEIGHT * assumed) / (lane.slack.total() + _WEIGHT)
+        return (lane.slack[str(days)] + WEIGHT * assumed) / (lane.slack.total() + WEIGHT)
 
-    def unseen(self, kind: str, abroad: bool, pool: "Profile") -> float:  # noqa: FBT001
+    def unseen(self, kind: str, abroad: bool) -> float:  # noqa: FBT001
         """Return the share of parcels delivered with no scan that says so; `kind` is how they stood at last."""
         lane = self._lanes[abroad]
-        last = (lane.last[kind] + _WEIGHT * _LAST[kind]) / (lane.last.total() + _WEIGHT)
-        return last * self.lost_scan(abroad, pool)
+        last = (lane.last[kind] + WEIGHT * _LAST[kind]) / (lane.last.total() + WEIGHT)
+        return last * self.lost_scan(kind, abroad)
 
-    def lost_scan(self, abroad: bool, pool: "Profile | None") -> float:  # noqa: FBT001
-        """Return how often the scan that says "delivered" does not come."""
-        lane, weight = self._lanes[abroad], 2 * _WEIGHT
-        assumed = pool.lost_scan(abroad, None) if pool else _LOST
+    def lost_scan(self, kind: str, abroad: bool) -> float:  # noqa: FBT001
+        """Return how often the scan that says "delivered" does not come.
+
+        A tour after which nothing is heard may as well be a parcel lost at the door. A carrier that hardly
+        ever forgets the scan before does not forget this one.
+        """
+        lane, weight, assumed = self._lanes[abroad], 3 * WEIGHT, _LOST[kind]
         seen = lane.last
-        if (
-            2 * seen["none"] > seen.total() > 0
-        ):  # it hardly scans: nothing but the stop itself tells
+        if 2 * seen["none"] > seen.total() > 0:  # it hardly scans: only the stop itself tells
             gone = lane.gone.total()
             return (gone + assumed * weight) / (seen.total() + gone + weight)
         tours = seen["ofd"] + lane.gone["ofd"]
-        return (lane.gone["ofd"] + weight * assumed) / (tours + weight)
+        missed = (seen.total() - seen["ofd"] + WEIGHT * _MISSED) / (seen.total() + WEIGHT)
+        return min((lane.gone["ofd"] + weight * assumed) / (tours + weight), missed)
+
+    def vanished(self, abroad: bool) -> float:  # noqa: FBT001
+        """Return the share of parcels that are not heard of after their tour, and whose last scan is not lost."""
+        lane = self._lanes[abroad]
+        tours = lane.last["ofd"] + lane.gone["ofd"]
+        return max(lane.gone["ofd"] / (tours + WEIGHT) - self.lost_scan("ofd", abroad), 0.0)
 
     def wrong_etas(self, abroad: bool, pool: "Profile | None") -> float:  # noqa: FBT001
         """Return how often a parcel comes in time although the carrier gave a later date."""
         said = self._lanes[abroad].etas
         assumed = pool.wrong_etas(abroad, None) if pool else _WRONG_ETAS
-        return (said["in_time"] + _WEIGHT * assumed) / (said.total() + _WEIGHT)
+        return (said["in_time"] + WEIGHT * assumed) / (said.total() + WEIGHT)
+
+    def arrived(self, *, abroad: bool) -> int:
+        """Return how many parcels in time it has learned from."""
+        return self._lanes[abroad].arrived
 
     def mute(self, *, abroad: bool) -> bool:
         """Tell whether so many parcels end without a word that their silence says nothing at all."""
         lane = self._lanes[abroad]
         gone = lane.gone.total()
-        return gone > _MUTE_SHARE * (gone + lane.last.total() + _WEIGHT)
+        return gone > _MUTE_SHARE * (gone + lane.last.total() + WEIGHT)
 
     def under_way(self, share: float, route: Route) -> int:
         """Return within how many working days after sending such a share of parcels has arrived."""
@@ -243,121 +225,6 @@ class Profile:
             if reached >= share * both.total():
                 return days
         return _DAYS_MAX
-
-
-class Habits:
-    """What is known of a carrier, its own parcels first, then those of all carriers of the shop."""
-
-    __slots__ = ("_learned", "_silent", "_slacks", "_stoods", "_telling", "_unseens", "own", "pool")
-
-    def __init__(self, own: Profile, pool: Profile) -> None:
-        self.own, self.pool = own, pool
-        self._telling: dict[tuple[int, bool, float], frozenset[str]] = {}
-        self._silent: dict[tuple[int, str, bool], tuple[float, float, int]] = {}
-        self._stoods: dict[tuple[int, str, bool], float] = {}
-        self._slacks: dict[bool, list[float]] = {}
-        self._unseens: dict[tuple[str, bool], float] = {}
-        self._learned = 0.0
-
-    @property
-    def learned(self) -> int:
-        """How many parcels stand behind it; another number, another answer."""
-        return 10 * self.own.learned + self.pool.learned
-
-    def telling(self, place: int, tolerance: float, *, abroad: bool) -> frozenset[str]:
-        """Return the standings that are a delay at this mark.
-
-        They are those that are rarest among parcels in time, beside how many late ones they show: as
-        many as may together be wrong about `tolerance` of all parcels in time.
-        """
-        learned = self.learned
-        if learned > _NEWS * self._learned:
-            for known in (self._telling, self._stoods, self._silent, self._slacks, self._unseens):
-                known.clear()
-            self._learned = learned
-        key = (place, abroad, tolerance)
-        if (chosen := self._telling.get(key)) is None:
-            chosen = self._telling[key] = self._choose(place, tolerance, abroad)
-        return chosen
-
-    def _choose(self, place: int, tolerance: float, abroad: bool) -> frozenset[str]:  # noqa: FBT001
-        wrong = {
-            stood: self.wrong(place, stood, abroad)
-            for stood, (_, earliest) in SHOWS.items()
-            if MARKS[place][0] <= (max(earliest - _FAR, 0) if abroad else earliest)
-        }
-        chosen, spent = set[str](), 0.0
-        for stood in sorted(wrong, key=lambda one: wrong[one] / SHOWS[one][0]):
-            longer = _LONGER.get(stood, (stood,))  # a longer silence never says less
-            more = sum(wrong[one] for one in longer if one not in chosen)
-            if spent + more > tolerance or wrong[stood] > _WORTH * SHOWS[stood][0]:
-                break
-            spent += more
-            chosen.update(longer)
-        return frozenset(chosen)
-
-    def wrong(self, place: int, stood: str, abroad: bool) -> float:  # noqa: FBT001
-        """Return the share of parcels arriving in time about which a warning here would be wrong."""
-        days, hour = MARKS[place]
-        share = self._unseen(days, stood, abroad)
-        for slack, part in enumerate(self._slack(abroad)):
-            at = _INDEX.get((days - slack, hour if days - slack >= 0 else 10))
-            if at is None:
-                break
-            key = (at, stood, abroad)
-            if (here := self._stoods.get(key)) is None:
-                here = self._stoods[key] = self._stood(at, stood, abroad)
-            share += part * here
-        return share
-
-    def _stood(self, place: int, stood: str, abroad: bool) -> float:  # noqa: FBT001
-        """Return the share of parcels in time that stand so at a mark before their delivery.
-
-        How many are silent at all is soon known of a carrier; for how long they are is taken from all
-        carriers until it has shown enough of them.
-        """
-        family = _FAMILIES.get(stood[:-1])
-        if family is None:
-            return self.own.stood(place, stood, abroad, self.pool)
-        key = (place, stood[:-1], abroad)
-        if (known := self._silent.get(key)) is None:
-            known = self._silent[key] = (
-                sum(self.own.stood(place, one, abroad, self.pool) for one in family),
-                sum(self.pool.stood(place, one, abroad, None) for one in family),
-                self.own.counted(place, family, abroad),
-            )
-        silent, of_all, of_own = known
-        assumed = self.pool.stood(place, stood, abroad, None) / of_all
-        counted = self.own.counted(place, (stood,), abroad)
-        return silent * (counted + _WEIGHT * assumed) / (of_own + _WEIGHT)
-
-    def _slack(self, abroad: bool) -> list[float]:  # noqa: FBT001
-        if (known := self._slacks.get(abroad)) is None:
-            days = range(SLACK_DAYS + 1)
-            known = self._slacks[abroad] = [self.own.slack(n, abroad, self.pool) for n in days]
-        return known
-
-    def _unseen(self, days: int, stood: str, abroad: bool) -> float:  # noqa: FBT001
-        """Return how many parcels have been delivered unseen by then and stand like this."""
-        kind, fresh, old = _ENDS_AS.get(stood, ("", 0.0, 0.0))
-        if not kind:
-            return 0.0
-        key, slack = (kind, abroad), self._slack(abroad)
-        if (known := self._unseens.get(key)) is None:
-            known = self._unseens[key] = self.own.unseen(kind, abroad, self.pool)
-        return known * (fresh * slack[0] * (days == 0) + old * sum(slack[max(days + 1, 0) :]))
-
-    def mute(self, *, abroad: bool) -> bool:
-        """Tell whether this carrier's silence says nothing at all."""
-        return self.own.mute(abroad=abroad)
-
-    def wrong_etas(self, *, abroad: bool) -> float:
-        """Return how often a parcel comes in time although this carrier gave a later date."""
-        return self.own.wrong_etas(abroad, self.pool)
-
-    def under_way(self, share: float, route: Route) -> int:
-        """Return within how many working days after sending such a share of parcels has arrived."""
-        return (self.own if self.own.learned else self.pool).under_way(share, route)
 
 
 def _last_of(story: Story) -> str:

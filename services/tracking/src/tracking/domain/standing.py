@@ -11,7 +11,7 @@ from shared.calendars import WorkingDays
 from tracking.domain.priors import Mark
 
 DAYS_BEFORE: Final = 6
-HOURS: Final = (10, *range(12, 23))
+HOURS: Final = (10, *range(12, 24))
 LEVELS: Final = 8
 NONE_LEVELS: Final = 3
 """Silence is counted in whole working days, up to so many."""

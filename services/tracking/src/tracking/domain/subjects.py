@@ -5,7 +5,7 @@ a promise a parcel is due when nearly all parcels of its carrier have long arriv
 looked at by the rules and never told to anybody.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,7 +15,8 @@ from typing import Final
 from shared.events import DateRange
 from shared.shops import Shop
 from tracking.domain.delays import History, Rules, eta_day, rules_for
-from tracking.domain.fold import OrderState, Shipment
+from tracking.domain.fold import Shipment
+from tracking.domain.habits import Habits
 from tracking.domain.lessons import (
     ALL,
     carrier_key,
@@ -27,14 +28,11 @@ from tracking.domain.lessons import (
     updated_at,
     view_of,
 )
-from tracking.domain.model import Order
-from tracking.domain.pace import Pace
-from tracking.domain.profile import Habits, Profile
+from tracking.domain.profile import Profile
+from tracking.domain.situation import Profiles, Situation
 
 ORDER: Final = ""  # the subject that is what was not sent yet
 FIRST_ETAS: Final = "first_etas"
-
-Profiles = Mapping[str, Profile]
 
 _EMPTY: Final = Profile()
 _NEARLY_ALL: Final = 0.97
@@ -66,57 +64,50 @@ def base_of(promise: DateRange | None) -> str:
     return promise.to.isoformat() if promise else ""
 
 
-def subjects(
-    order: Order,
-    state: OrderState,
-    shipments: Mapping[str, Shipment],
-    shop: Shop,
-    pace: Pace,
-    profiles: Profiles,
-) -> Iterator[Subject]:
+def subjects(here: Situation) -> Iterator[Subject]:
     """Yield what is watched."""
+    order, state, shop, profiles = here.order, here.state, here.shop, here.profiles
     about = order.about
     if about is None or is_done(state):
         return
-    known_since = pace.calendar(max(order.known_since, about.placed_at))
-    if state.promise is not None and _why_not_order(order, state, shipments, shop) is None:
+    known_since = here.pace.calendar(max(order.known_since, about.placed_at))
+    if state.promise is not None and _why_not_order(here) is None:
         rules = rules_for(shop, None, about.country)
         history = History(known_since, state.promise.to)
         habits = _habits(profiles, ALL)  # which carrier it will go with is not known
         yield Subject(ORDER, history, rules, habits, state.promise, about.placed_at)
-    for shipment in shipments.values():
+    for shipment in here.shipments.values():
         why_not = _why_not_parcel(shipment, shop)
         if why_not not in {None, "no_number"}:
             continue
         carrier = carrier_of(order, shipment.parcel)
         rules = rules_for(shop, carrier, about.country)
         habits = _habits(profiles, carrier_key(carrier) if carrier else ALL)
-        history = _history(order, state, shipment, rules, habits, known_since, pace)
+        history = _history(here, shipment, rules, habits, known_since)
         yield Subject(
             shipment.parcel.shipment_id, history, rules, habits, state.promise,
             fact_at(shipment), scanned=why_not is None,
         )  # fmt: skip
 
 
-def unwatched(
-    order: Order, state: OrderState, shipments: Mapping[str, Shipment], shop: Shop
-) -> Iterator[tuple[str, str]]:
+def unwatched(here: Situation) -> Iterator[tuple[str, str]]:
     """Yield of what is not watched its name and why: a word for operators."""
+    order, state = here.order, here.state
     if order.about is None or is_done(state):
         done = "cancelled" if state.cancelled else "nothing_open"
         yield ORDER, "not_placed" if order.about is None else done
         return
-    why_not = _why_not_order(order, state, shipments, shop)
+    why_not = _why_not_order(here)
     if why_not not in {None, "sent"}:
         yield ORDER, str(why_not)
-    for shipment in shipments.values():
-        if (why_not := _why_not_parcel(shipment, shop)) is not None:
+    for shipment in here.shipments.values():
+        if (why_not := _why_not_parcel(shipment, here.shop)) is not None:
             yield shipment.parcel.shipment_id, why_not
 
 
-def is_unsent(state: OrderState, shipments: Mapping[str, Shipment]) -> bool:
+def is_unsent(here: Situation) -> bool:
     """Tell whether nothing was sent yet, or a rest that is known not to be in any parcel."""
-    live = [one.parcel.body for one in shipments.values() if not one.parcel.withdrawn]
+    live = [one.parcel.body for one in here.shipments.values() if not one.parcel.withdrawn]
     if not live:
         return True
     if any(body.final == "yes" or body.items is None for body in live):
@@ -125,7 +116,7 @@ def is_unsent(state: OrderState, shipments: Mapping[str, Shipment]) -> bool:
     for body in live:
         for item in body.items or ():
             sent[item.line_id] = sent.get(item.line_id, Decimal()) + Decimal(item.quantity)
-    return any(left > sent.get(line_id, Decimal()) for line_id, left in state.open.items())
+    return any(left > sent.get(line_id, Decimal()) for line_id, left in here.state.open.items())
 
 
 def is_over(shipment: Shipment) -> bool:
@@ -133,19 +124,17 @@ def is_over(shipment: Shipment) -> bool:
     return shipment.parcel.withdrawn or (shipment.terminal and shipment.state != "expired")
 
 
-def _why_not_order(
-    order: Order, state: OrderState, shipments: Mapping[str, Shipment], shop: Shop
-) -> str | None:
-    about = order.about
+def _why_not_order(here: Situation) -> str | None:
+    about = here.order.about
     if about is None:
         return "not_placed"
-    if not is_unsent(state, shipments):
+    if not is_unsent(here):
         return "sent"
-    if state.promise is None:
+    if here.state.promise is None:
         return "no_promise"
     if about.payment == "awaiting":
         return "not_paid"
-    return None if _is_live(shop, about.placed_at) else "history"
+    return None if _is_live(here.shop, about.placed_at) else "history"
 
 
 def _why_not_parcel(shipment: Shipment, shop: Shop) -> str | None:
@@ -171,15 +160,13 @@ def _pair(own: Profile, pool: Profile) -> Habits:
 
 
 def _history(
-    order: Order,
-    state: OrderState,
+    here: Situation,
     shipment: Shipment,
     rules: Rules,
     habits: Habits,
     known_since: datetime,
-    pace: Pace,
 ) -> History:
-    parcel = shipment.parcel
+    parcel, promise, pace = shipment.parcel, here.state.promise, here.pace
     sent = pace.calendar(sent_at(parcel))
     if parcel.body.precision == "day":  # its midnight is no hour: it left some time that day
         day = sent if sent.time() == time() else rules.route.local(sent)
@@ -191,12 +178,12 @@ def _history(
         known_at = max(known_at, received)
         view = view_of(shipment, received, pace)
     first_eta = None
-    if state.promise is None:
-        noted = order.told.get(FIRST_ETAS, {}).get(parcel.shipment_id)
+    if promise is None:
+        noted = here.order.told.get(FIRST_ETAS, {}).get(parcel.shipment_id)
         first_eta = date.fromisoformat(noted) if noted else None
         due = _due(sent, view.heard_at if view else None, first_eta, rules, habits)
     else:
-        due = state.promise.to
+        due = promise.to
     return History(
         known_at=known_at,
         promise=due,
@@ -206,7 +193,7 @@ def _history(
         eta=_eta(shipment, rules),
         eta_since=pace.calendar(shipment.eta_said_at) if shipment.eta_said_at else None,
         first_eta=first_eta,
-        implied=state.promise is None,
+        implied=promise is None,
     )
 
 

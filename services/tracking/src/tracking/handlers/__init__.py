@@ -27,37 +27,30 @@ from shared.security import Links
 from shared.shops import Shop, Shops
 from shared.store import CONTENTION, Database, Tx
 from tracking import store
-from tracking.adapters.reading import UNMAPPED
 from tracking.domain import choices, episodes
 from tracking.domain.advance import advance
-from tracking.domain.fold import order_fact
 from tracking.domain.model import (
-    Heard,
     News,
     Order,
     Parcel,
-    Track,
     about,
     is_own,
     names,
-    scan_fact,
     scan_id,
     scan_ref,
     shipment_ref,
     stated_refs,
 )
+from tracking.domain.orders import order_fact
 from tracking.domain.pace import REAL_DAY_SECONDS, Pace
-from tracking.handlers.batch import Batch, in_turns, is_heard_of
+from tracking.handlers.batch import Batch, in_turns
 from tracking.handlers.items import Answer, Choice, Delivery, Item, received
 from tracking.handlers.learning import LEARN_MAX, Learning
 from tracking.handlers.tally import Tally
+from tracking.handlers.watermark import Watermark
 from tracking.store import Key
 
 SWEEP_MAX: Final = 500
-SWEPT_MARGIN: Final = timedelta(seconds=10)
-"""Longer than a transaction may take that writes a check behind those that were swept a moment ago."""
-
-_WATERMARKS: Final = 20  # sweeps in a row that skip what is behind them
 _WATCHED_DAYS: Final = timedelta(days=60)  # a parcel sent before that is history
 _RACES_MAX: Final = 5  # so often may another replica hear of the same new number first
 _BLANKED: Final = ("shipments", "deliveries", "scans")
@@ -87,10 +80,7 @@ class Tracking:
         self._profiles = store.Profiles()
         self._learning = Learning(db, shops, self._profiles, day_seconds)
         self._received = Tally()
-        self._swept_to: datetime | None = None
-        self._swept: list[datetime | None] = []  # how far each of those got that sweep at once
-        self._sweeping = 0
-        self._sweeps = 0
+        self._watermark = Watermark()
 
     # ---------------------------------------------------------------- what is submitted
 
@@ -127,7 +117,7 @@ class Tracking:
         else:
             for scan in item.scans:
                 ids.append(said := scan_id(item.shop.id, scan))
-                known += self._scan(batch, item.shop.id, scan, said, item.source) == "known"
+                known += batch.hear(item.shop.id, scan, said, item.source) == "known"
             if known == len(ids):
                 outcome, reason = "duplicate", "nothing new in it"
         if item.log:
@@ -177,7 +167,7 @@ class Tracking:
         for event in events:
             if isinstance(event.data, ScanReported):
                 said_id = scan_id(event.shop, event.data)
-                self._scan(batch, event.shop, event.data, said_id, "bus")
+                batch.hear(event.shop, event.data, said_id, "bus")
             elif isinstance(event.data, CustomerErased):
                 await self._erase(tx, batch, event)
             elif event.data.order_id:
@@ -227,31 +217,6 @@ class Tracking:
                 track.changed = True  # its row is what a scan of the same moment must wait for
         return parcel
 
-    # ---------------------------------------------------------------- scans
-
-    def _scan(self, batch: Batch, shop: str, scan: ScanReported, said: UUID, source: str) -> Heard:
-        """Keep one scan under its number, and under the parcel that it names beside it."""
-        key, named = (shop, scan_ref(scan)), names(shop, scan)
-        fact = scan_fact(scan, said, batch.now)
-        if (heard := self._keep(batch, key, scan, fact)) != "known":
-            batch.heard.add(key)
-        held = key in batch.held
-        if named is not None:
-            own = (shop, shipment_ref(named.shipment_id))
-            if self._keep(batch, own, scan, fact) != "known":
-                batch.named.add(named)
-            held |= named.shipment_id in batch.orders[shop, named.order_id].parcels
-        outcome = {"new": "new" if held else "kept", "eta": "eta", "known": "duplicate"}[heard]
-        batch.tally.scan(source, outcome, unmapped=heard == "new" and scan.reason == UNMAPPED)
-        return heard
-
-    def _keep(self, batch: Batch, key: Key, scan: ScanReported, fact: facts.Fact) -> Heard:
-        track = batch.tracks[key]
-        heard = track.add(fact, batch.now)
-        if heard != "known":
-            track.carrier = track.carrier or scan.carrier
-        return heard
-
     # ---------------------------------------------------------------- both
 
     async def _open(
@@ -277,7 +242,7 @@ class Tracking:
         touched = [
             order
             for key, order in batch.orders.items()
-            if key in batch.stated or is_heard_of(batch, order)
+            if key in batch.stated or batch.has_heard_of(order)
         ]
         await store.load_tracks(tx, touched, batch.tracks)
         await self._profiles.load(tx, touched)
@@ -349,60 +314,37 @@ class Tracking:
 
     async def _erase(self, tx: Tx, batch: Batch, event: Event) -> None:
         """Forget an order; facts older than this are not taken any more, newer ones are."""
-        key = _key(event)
-        order = batch.orders[key]
+        order = batch.orders[_key(event)]
         parcels = order.parcels.values()
         refs = {(order.shop, ref) for p in parcels for ref in (*p.refs, *p.former)}
         numbers = {ref for _, ref in refs if not is_own(ref)}
         at = max(event.time, order.erased_at or event.time)
         records, gone = await store.erase(tx, order.shop, order.order_id, numbers, at)
         await self._bus.erase(tx, records, _BLANKED)
-        order.erased_at = at
-        order.about = order.revision = None
-        order.facts = tuple(f for f in order.facts if f.at >= at)
-        order.parcels, order.tracks = {}, {}
-        order.told = {"n": order.told.get("n", 0)}
-        order.learn = False
-        batch.stated.add(key)
-        batch.pages = [p for p in batch.pages if p[1:] != key]
-        for ref in refs & batch.tracks.keys():  # what was said of it in this very batch, too
-            if ref in gone or batch.tracks[ref].is_new:
-                batch.tracks[ref] = Track(*ref)
-                batch.heard.discard(ref)
-        batch.named = {one for one in batch.named if one[:2] != key}
+        order.forget(at)
+        batch.forget(order, [ref for ref in refs if ref in gone or batch.is_new(ref)])
 
     # ---------------------------------------------------------------- time
 
     async def sweep(self, limit: int = SWEEP_MAX) -> int:
         """Look at orders whose check has come, at most so many; return how many there were."""
-        self._sweeping += 1
-        swept_to = None
+        self._watermark.begin()
+        reached = None
         try:
             batch, last = await self._sweep(limit)
             found = len(batch.orders)
-            self._sweeps += 1
-            if last and found == limit and self._sweeps % _WATERMARKS:
-                swept_to = last - SWEPT_MARGIN
+            reached = last if found == limit else None
         finally:
-            self._sweeping -= 1
-            self._note_swept(swept_to)
+            self._watermark.end(reached)
         if found:
             await failpoint("sw.after_commit")
             batch.tally.count()
             self._wake_relay()
         return found
 
-    def _note_swept(self, to: datetime | None) -> None:
-        """Note what the next sweeps need not look at again: what lies behind all that sweep at once."""
-        self._swept.append(to)
-        if self._sweeping == 0:
-            known = [one for one in self._swept if one is not None]
-            self._swept_to = min(known) if len(known) == len(self._swept) else None
-            self._swept.clear()
-
     async def _sweep(self, limit: int) -> tuple[Batch, datetime | None]:
         async with self._db.transaction() as tx:
-            now, last, orders = await store.lock_due(tx, limit, self._swept_to)
+            now, last, orders = await store.lock_due(tx, limit, self._watermark.at)
             batch = Batch(now, orders, {}, set())
             if orders:
                 due = list(orders.values())

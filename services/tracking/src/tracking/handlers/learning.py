@@ -13,6 +13,7 @@ from tracking.domain.advance import look
 from tracking.domain.model import Order
 from tracking.domain.pace import Pace
 from tracking.domain.profile import Story
+from tracking.domain.situation import Situation
 from tracking.handlers.batch import in_turns
 from tracking.store import Key
 
@@ -54,7 +55,7 @@ class Learning:
         told = dict(order.told)
         try:
             pace = Pace(order.known_since, self._day_seconds)
-            found = lessons.stories(order, *look(order), shop, now, pace)
+            found = lessons.stories(Situation(order, *look(order), shop, now, pace))
         except Exception:
             log.exception("order_teaches_nothing", shop=order.shop, order_id=order.order_id)
             order.told, order.parcels = told, {}  # of it is written only that it was tried

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from shared.events import (
     ParcelDelivered,
@@ -81,7 +82,7 @@ class Tally:
             if shop.live_from is not None and one.at < shop.live_from:
                 continue
             if isinstance(data, ShipmentDelayed):
-                self._delayed(data, shop, pace.calendar(now))
+                self._delayed(data, order.zone(shop.zone), pace.calendar(now))
             elif isinstance(data, ShipmentRecovered):
                 self._counts[DELAYS, ("recovered",)] += 1
             elif isinstance(data, ShipmentDelayUpdate):  # its time is the one that was stated
@@ -90,7 +91,7 @@ class Tally:
             elif isinstance(data, ShipmentStatusChanged):
                 self._ended(order, data)
             elif isinstance(data, ParcelDelivered):
-                self._delivered(order, shop, data)
+                self._delivered(order, order.zone(shop.zone), data)
 
     def _ended(self, order: Order, data: ShipmentStatusChanged) -> None:
         """Note a word that was given and is not kept: its parcel came to an end that tells her nothing."""
@@ -98,17 +99,17 @@ class Tally:
         if said.get("dropped") == data.state != data.previous:
             self._counts[NEXT_CONTACT, ("missed",)] += 1
 
-    def _delayed(self, data: ShipmentDelayed, shop: Shop, now: datetime) -> None:
+    def _delayed(self, data: ShipmentDelayed, zone: ZoneInfo, now: datetime) -> None:
         self._counts[DELAYS, ("opened" if data.episode == 1 else "moved",)] += 1
         if data.old is not None:
-            ends = datetime.combine(data.old.to + timedelta(days=1), time(), shop.zone)
+            ends = datetime.combine(data.old.to + timedelta(days=1), time(), zone)
             lead = (ends.astimezone(UTC) - now).total_seconds() / 3600
             self._leads.append((data.cause, lead))
 
-    def _delivered(self, order: Order, shop: Shop, data: ParcelDelivered) -> None:
+    def _delivered(self, order: Order, zone: ZoneInfo, data: ParcelDelivered) -> None:
         state, shipments = look(order)
         shipment = shipments.get(data.shipment_id)
-        kept = promise_kept(state, shipment, shop.zone) if shipment else None
+        kept = promise_kept(state, shipment, zone) if shipment else None
         if kept is not None:
             outcome = "kept" if kept else "missed"
             self._counts[PROMISES, (carrier_label(data.carrier), outcome)] += 1

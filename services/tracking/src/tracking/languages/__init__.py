@@ -10,7 +10,7 @@ from typing import Final
 
 import shared.languages
 from shared.languages import Language
-from shared.languages.delays import CAUSE
+from shared.languages.parcels import CAUSE, HANDED
 
 _FOLDER = Path(__file__).parent
 
@@ -21,7 +21,7 @@ HEADING: Final[Mapping[str, str]] = {
     "out_for_delivery": "Out for delivery",
     "ready_for_pickup": "Ready to be picked up",
     "delivery_attempted": "The delivery did not work out",
-    "delayed": "On its way, but late",
+    "delayed": "Held up on the way",
     "exception": "There is a problem on the way",
     "delivered": "Delivered",
     "returning": "On its way back to us",
@@ -43,16 +43,20 @@ NEXT: Final[Mapping[str, str]] = {
     "label_created": "As soon as the carrier reports that it has it, you see it here.",
     "in_transit": "Next, it goes out for delivery.",
     "out_for_delivery": "The courier has it and brings it to you. If nobody can take it, you find here what follows.",
-    "ready_for_pickup": "Have the parcel number at hand when you go there.",
+    "ready_for_pickup": "Please fetch it soon: it is kept there for some days only. Have the parcel number at hand.",
     "delivery_attempted": "As soon as the carrier names another try or a pick-up point, you see it here.",
     "delayed": "We follow it, and you see here when it moves on.",
     "exception": "We clear it up with the carrier.",
+}
+"""By state: what happens next."""
+
+ASK: Final[Mapping[str, str]] = {
     "returning": "Tell us whether we should send it again or give your money back.",
     "returned": "Tell us whether we should send it again or give your money back.",
     "cancelled": "If you still expect this parcel, please tell us.",
     "expired": "If it has not reached you, please tell us: we find out where it is.",
 }
-"""By state: what happens next, or what she can do."""
+"""By state: what we need of her."""
 
 ACTION = "We need your help with this: please write to us or call, and we sort it out together."
 
@@ -95,11 +99,7 @@ REASON: Final[Mapping[str, str]] = {
 """By reason of a scan, whatever its state."""
 
 HOW: Final[Mapping[str, str]] = {
-    "hand": "Handed over in person.",
-    "neighbour": "Left with a neighbour.",
-    "locker": "Left in a parcel locker.",
-    "safe_place": "Left in a safe place.",
-    "signed": "Handed over against a signature.",
+    **HANDED,
     "assumed": "By our reckoning it is with you; the carrier does not report it.",
 }
 """By the way a parcel was handed over."""
@@ -139,6 +139,11 @@ ASKED: Final[Mapping[str, str]] = {
     "call_me": "You asked us to call. We have your request and will call you.",
 }
 """By choice: what the page says until the shop answers."""
+ASKED_BACK: Final[Mapping[str, str]] = {
+    "change": "You asked us to send it again. We have your request and will answer it.",
+    "cancel": "You asked for your money back. We have your request and will answer it.",
+}
+"""The same of a parcel that does not reach her."""
 
 ANSWERED: Final[Mapping[str, str]] = {
     "change": "You asked us to change something. We have answered.",
@@ -146,6 +151,12 @@ ANSWERED: Final[Mapping[str, str]] = {
     "call_me": "You asked us to call. We have been in touch.",
 }
 """By choice: what the page says when the shop has answered."""
+CANCELLED_PARTLY = "You asked us to cancel. We have cancelled a part of the order."
+ANSWERED_BACK: Final[Mapping[str, str]] = {
+    "change": "You asked us to send it again. We have answered.",
+    "cancel": "You asked for your money back. We have answered.",
+}
+"""The same of a parcel that does not reach her."""
 
 WISH: Final[Mapping[str, tuple[str, str]]] = {
     "wait": ("I'll wait", "We bring it as soon as we can."),
@@ -154,6 +165,12 @@ WISH: Final[Mapping[str, tuple[str, str]]] = {
     "call_me": ("Call me", "Write below when, and on which number if it is a new one."),
 }
 """By choice: the words of the form, and what they mean."""
+WISH_BACK: Final[Mapping[str, tuple[str, str]]] = {
+    "change": ("Send it again", "To the same address, or write below to which one."),
+    "cancel": ("Give my money back", "We look at it and answer you."),
+    "call_me": WISH["call_me"],
+}
+"""The same of a parcel that does not reach her: there is nothing to wait for."""
 
 OTHER = ("Today", "Tomorrow")
 
@@ -165,8 +182,9 @@ def load(code: str) -> Language:
 
 def sentences() -> Iterator[str]:
     """Yield every sentence that is looked up by these tables; the template brings its own."""
-    for table in (HEADING, NOW, NEXT, REASON, HOW, STEP, HISTORY, CAUSE, ASKED, ANSWERED):
+    tables = (HEADING, NOW, NEXT, ASK, REASON, HOW, STEP, HISTORY, CAUSE)
+    for table in (*tables, ASKED, ASKED_BACK, ANSWERED, ANSWERED_BACK):
         yield from table.values()
-    for words in WISH.values():
+    for words in (*WISH.values(), *WISH_BACK.values()):
         yield from words
-    yield from (ACTION, SENT, PARTLY_CANCELLED, *OTHER)
+    yield from (ACTION, SENT, PARTLY_CANCELLED, CANCELLED_PARTLY, *OTHER)

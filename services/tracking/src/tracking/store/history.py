@@ -1,10 +1,16 @@
 """What operators read: an order's watching and its page, and a shop's past, parcel by parcel."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from shared.store import Database
+
+
+async def find_time(db: Database) -> datetime:
+    """Return the database's time, by which all waiting is counted."""
+    at: datetime = await db.fetchval("select clock_timestamp()")
+    return at
 
 
 async def find_watching(db: Database, shop: str, refs: Sequence[str]) -> list[Any]:

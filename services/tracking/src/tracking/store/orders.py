@@ -11,9 +11,8 @@ from typing import Any
 import orjson
 
 from shared import facts
-from shared.errors import Retry
 from shared.events import OrderShipped
-from shared.store import Database, Tx
+from shared.store import Database, Tx, save
 from tracking.domain.model import About, Named, Order, Parcel, Track, is_own, shipment_ref
 
 Key = tuple[str, str]  # shop and order id, or shop and ref
@@ -256,19 +255,16 @@ async def save_orders(tx: Tx, orders: Iterable[Order], stated: Collection[Key] =
     """
     orders = sorted(orders, key=lambda o: (o.shop, o.order_id))
     whole = [o for o in orders if (o.shop, o.order_id) in stated]
-    if new := [o for o in whole if o.is_new]:
-        made = await tx.fetch(f"{_INSERT} on conflict do nothing returning 1", *_columns(new))
-        if len(made) < len(new):
-            raise Retry("somebody else made the same order")
-    if old := [o for o in whole if not o.is_new]:
-        await tx.execute(
-            # an upsert of rows that exist: it goes by the key whatever the planner believes
-            f"""{_INSERT} on conflict (shop, order_id) do update set
-                  facts = excluded.facts, about = excluded.about, revision = excluded.revision,
-                  told = excluded.told, check_at = excluded.check_at, open = excluded.open,
-                  learn = excluded.learn, erased_at = excluded.erased_at, updated_at = now()""",
-            *_columns(old),
-        )
+    await save(
+        tx,
+        whole,
+        _columns,
+        _INSERT,
+        """(shop, order_id) do update set
+             facts = excluded.facts, about = excluded.about, revision = excluded.revision,
+             told = excluded.told, check_at = excluded.check_at, open = excluded.open,
+             learn = excluded.learn, erased_at = excluded.erased_at, updated_at = now()""",
+    )
     if noted := [o for o in orders if o.changed and (o.shop, o.order_id) not in stated]:
         await tx.execute(
             f"""{_NOTES} on conflict (shop, order_id) do update set
@@ -359,18 +355,15 @@ async def _save_parcels(tx: Tx, orders: Sequence[Order]) -> None:
 async def save_tracks(tx: Tx, tracks: Iterable[Track]) -> None:
     """Write changed tracks. Raises Retry when somebody else made the row of a new one meanwhile."""
     changed = sorted((t for t in tracks if t.changed), key=lambda t: (t.shop, t.ref))
-    insert = """insert into track (shop, ref, carrier, scans, heard_at)
-      select * from unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::timestamptz[])"""
-    if new := [t for t in changed if t.is_new]:
-        made = await tx.fetch(f"{insert} on conflict do nothing returning 1", *_said(new))
-        if len(made) < len(new):
-            raise Retry("somebody else heard of the same number")
-    if old := [t for t in changed if not t.is_new]:
-        await tx.execute(
-            f"""{insert} on conflict (shop, ref) do update set
-                  carrier = excluded.carrier, scans = excluded.scans, heard_at = excluded.heard_at""",
-            *_said(old),
-        )
+    await save(
+        tx,
+        changed,
+        _said,
+        """insert into track (shop, ref, carrier, scans, heard_at)
+           select * from unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::timestamptz[])""",
+        """(shop, ref) do update set
+             carrier = excluded.carrier, scans = excluded.scans, heard_at = excluded.heard_at""",
+    )
     for track in changed:
         track.is_new = track.changed = False
 
