@@ -23,7 +23,7 @@ from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Final
 
-from shared.calendars import WorkingDays, day_zone_of
+from shared.calendars import WorkingDays, customer_zone, day_expected, day_zone_of
 from shared.events import DateRange, Eta
 from shared.shops import Shop, Thresholds
 from tracking.domain.habits import Habits
@@ -51,7 +51,6 @@ CAUSES: Final = (
 
 _AT_ONCE: Final = frozenset({"attempted", "delayed", "exception"})
 _DAY_ENDS: Final = timedelta(days=1)
-_LAST_MINUTE: Final = (23, 59)
 _ETA_IGNORED: Final = 0.5
 _ETA_HOURS: Final = 3.0
 _MORNING: Final = time(9)
@@ -141,7 +140,7 @@ def rules_for(shop: Shop, carrier: str | None, country: str | None) -> Rules:
     origin = shop.delays.ship_from or shop.calendar("default").holidays
     named = calendar.working_days(origin, country) if calendar else _usual(origin, country)
     abroad = bool(origin and country and origin[:2] != country[:2])
-    zone = day_zone_of(country) or shop.zone
+    zone = customer_zone(country, shop.zone)
     route = Route(zone, named, abroad, country, day_zone_of(origin[:2]) if origin else None)
     cut_off = calendar.cut_off if calendar else None
     return Rules(route, limits, shop.delays.tolerance / 1000, cut_off)
@@ -152,19 +151,9 @@ def _usual(*countries: str | None) -> WorkingDays:
 
 
 def eta_day(eta: Eta, route: Route) -> date | None:
-    """Return the day by which the carrier expects it, as the destination's calendar shows it.
-
-    Aggregators that know only the day write its midnight, or its last minute, in UTC: that is no hour.
-    """
+    """Return the day by which the carrier expects it, as the destination's calendar shows it."""
     said = eta.to or eta.from_
-    if said is None:
-        return None
-    if (said.hour, said.minute, said.second) == (0, 0, 0) or (
-        said.hour,
-        said.minute,
-    ) == _LAST_MINUTE:
-        return said.date()
-    return route.local(said).date()
+    return day_expected(said, route.zone) if said else None
 
 
 def alarms(history: History, rules: Rules, habits: Habits) -> tuple[Alarm, ...]:
