@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -90,7 +91,7 @@ async def test_a_wrong_setting_ends_the_start_with_one_clear_line(tmp_path: Path
         await process.read()
         code, lines = await process.ended(), process.output.strip().splitlines()
         secrets = ("pass-of-db", "pass-in-url", LINK_KEY, OPERATOR_KEY, SHOPIFY_SECRET)
-        fine = code == 1 and len(lines) == 1 and names in lines[0]
+        fine = code == os.EX_CONFIG and len(lines) == 1 and names in lines[0]
         return None if fine and not any(s in process.output for s in secrets) else process.output
 
     found = [await attempt(*case) for case in WRONG]
