@@ -153,7 +153,7 @@ COLD = {
     "a problem three days before": (
         "exception", "2026-11-10T18:00", FRIDAY, "exception", "2026-11-12T10:00", "2026-11-13T18:00"),
     "not at home the day before": (
-        "delivery_attempted", "2026-11-12T13:00", FRIDAY, "promise_date",
+        "delivery_attempted", "2026-11-12T13:00", FRIDAY, "delivery_attempted",
         "2026-11-13T12:00", "2026-11-13T23:00"),
 }  # fmt: skip
 """How it stands, since when, the last promised day; what a person would say, not before and not after when."""

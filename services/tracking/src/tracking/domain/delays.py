@@ -336,7 +336,7 @@ def _cause(stood: str, place: int) -> str:
         return "not_shipped"
     if stood.startswith("none"):
         return "not_collected"
-    if stood == "attempted":
+    if stood in {"attempted", "attempted_old"}:
         return "delivery_attempted"
     if stood in {"delayed", "exception"}:
         return stood

@@ -113,8 +113,7 @@ def standing(view: View | None, route: Route, now: datetime, levels: Levels | No
         today = route.local(now).date() == route.local(view.since).date()
         if state == "out_for_delivery":
             return "ofd" if today else "ofd_old"
-        if today:
-            return "attempted"
+        return "attempted" if today else "attempted_old"
     return f"quiet{levels.at(now) if levels else 0}"
 
 
