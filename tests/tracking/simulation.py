@@ -15,7 +15,6 @@ from typing import Any, Final
 from shared import facts
 from shared.events import (
     Eta,
-    EventData,
     ItemQuantity,
     OrderDelivered,
     OrderShipped,
@@ -29,7 +28,7 @@ from shared.facts import Fact
 from shared.shops import Shop
 from tracking.domain import news
 from tracking.domain.fold import Shipment, fold
-from tracking.domain.model import About, Order, OrderLine, Parcel, Track, scan_fact
+from tracking.domain.model import About, News, Order, OrderLine, Parcel, Track, scan_fact
 from tracking.domain.orders import fold_order
 from tracking.domain.pace import Pace
 from tracking.domain.situation import Situation
@@ -116,11 +115,11 @@ class Ended:
 
     shipments: dict[str, Shipment]
     told: dict[str, Any]
-    published: list[EventData] = field(default_factory=list)
+    published: list[News] = field(default_factory=list)
 
     @property
     def delivered(self) -> list[OrderDelivered]:
-        return [data for data in self.published if isinstance(data, OrderDelivered)]
+        return [one.data for one in self.published if isinstance(one.data, OrderDelivered)]
 
 
 def tell_tale(dice: Random, name: str) -> Tale:
@@ -214,7 +213,7 @@ def play(tale: Tale, arrivals: Sequence[Arrival], shop: Shop) -> Ended:
     def step(now: datetime) -> datetime | None:
         here = Situation(order, state, shipments, shop, now, PACE)
         told = news.tell(here)
-        ended.published += [one.data for one in told]
+        ended.published += told
         return news.check(here)
 
     due = None
@@ -234,15 +233,21 @@ def play(tale: Tale, arrivals: Sequence[Arrival], shop: Shop) -> Ended:
     return ended
 
 
-def tells_each_change_once(told: Sequence[EventData]) -> None:
-    """Check that a revocation follows a delivery, a delivery never another, and each state its last."""
+def tells_each_change_once(told: Sequence[News]) -> None:
+    """Check that a revocation follows a delivery, a delivery never another, and each state its last.
+
+    Deliveries and revocations also follow in the times of their events: who hears them folds by these.
+    """
     at_home: Counter[str] = Counter()
     state: dict[str, str] = {}
-    for one in told:
-        if isinstance(one, ParcelDelivered):
-            at_home[one.shipment_id] += 1
-        elif isinstance(one, ParcelDeliveryRevoked):
-            at_home[one.shipment_id] -= 1
+    last: dict[str, tuple[datetime, bool]] = {}
+    for said in told:
+        one = said.data
+        if isinstance(one, ParcelDelivered | ParcelDeliveryRevoked):
+            arrived = isinstance(one, ParcelDelivered)
+            at_home[one.shipment_id] += 1 if arrived else -1
+            before, last[one.shipment_id] = last.get(one.shipment_id), (said.at, not arrived)
+            assert before is None or before < last[one.shipment_id]
         elif isinstance(one, ShipmentStatusChanged):
             assert one.previous == state.get(one.shipment_id, "unknown")
             state[one.shipment_id] = one.state

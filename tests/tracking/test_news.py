@@ -75,10 +75,13 @@ class Watch:
         return self
 
     def hear(self, n: int, *scans: Fact, now: datetime | None = None) -> list[EventData]:
+        return [one.data for one in self.news_of(n, *scans, now=now)]
+
+    def news_of(self, n: int, *scans: Fact, now: datetime | None = None) -> list[News]:
         track = self.order.tracks.setdefault(f"N{n}", Track("s", f"N{n}"))
         track.scans = facts.add(track.scans, scans)
         newest = max((one.at for one in track.scans), default=START)
-        return self.at(now or newest)
+        return self.news(now or newest)
 
     def at(self, now: datetime) -> list[EventData]:
         return [one.data for one in self.news(now)]
@@ -182,6 +185,25 @@ def test_a_revoked_delivery_is_told_and_so_is_the_next_one() -> None:
     )
     again = watch.hear(1, scan("11-25 10:00", "delivered"))
     assert kinds(again) == ["ShipmentStatusChanged", "ParcelDelivered"]
+
+
+def test_each_word_about_a_delivery_is_dated_after_the_one_before() -> None:
+    stood = Watch().ship(1)
+    stood.hear(1, THERE)
+    words = [*stood.news_of(1, scan("11-24 12:06", "exception"))[1:]]
+    slower = scan("11-24 12:03", "delivered", source="aftership")  # so the first delivery had stood
+    words += stood.news_of(1, slower)[1:]
+    words += stood.news_of(1, scan("11-24 16:00", "returning"))[1:]
+    assert kinds(one.data for one in words) == [
+        "ParcelDeliveryRevoked", "ParcelDelivered", "ParcelDeliveryRevoked"
+    ]  # fmt: skip
+    assert words[1].data.happened_at == moment("11-24 12:00")  # type: ignore[attr-defined]
+    times = [moment("11-24 12:00"), *(one.at for one in words)]
+    assert times == sorted(set(times))
+    back = Watch().ship(1)
+    back.hear(1, THERE)
+    (_, gone) = back.news_of(1, scan("11-24 00:00", "returning", precision="day"))
+    assert gone.at > moment("11-24 12:00")
 
 
 def test_a_revocation_and_a_new_delivery_heard_together_are_both_told() -> None:
@@ -473,11 +495,11 @@ def test_however_scans_arrive_the_end_is_the_same_and_the_order_delivered_at_mos
             watch.ship(n, items=n < 3, final="yes" if final else "unknown")
         arriving = [*said, *said]
         dice.shuffle(arriving)
-        told = [data for n, one in arriving for data in watch.hear(n, one)]
-        told += watch.at(NOBODY_WAITS)
+        told = [news for n, one in arriving for news in watch.news_of(n, one)]
+        told += watch.news(NOBODY_WAITS)
         assert watch.at(NOBODY_WAITS) == []
         assert watch.check(NOBODY_WAITS) is None
-        assert kinds(told).count("OrderDelivered") <= 1
+        assert kinds(one.data for one in told).count("OrderDelivered") <= 1
         tells_each_change_once(told)
         ends.append((watch.shipments(), watch.order.told.get("parcels")))
     assert ends[0] == ends[1]

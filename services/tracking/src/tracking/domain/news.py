@@ -34,6 +34,8 @@ LAST_PARCEL_DAYS: Final = 5
 
 _DAY: Final = timedelta(days=1)
 _QUARTER: Final = timedelta(minutes=15)
+_NEXT: Final = timedelta(microseconds=1)
+_DATED: Final = "handed_over"
 
 _SILENT: Final[Mapping[str, Any]] = {"state": "unknown", "action": False}
 """What is noted of a parcel of which nothing was ever told."""
@@ -182,15 +184,27 @@ def _assumed_at(here: Situation, shipment: Shipment) -> datetime | None:
 def _handed_over(
     here: Situation, shipment: Shipment, known: Mapping[str, Any], delivery: _Delivery | None
 ) -> list[News]:
-    """Return that a delivery was revoked, that there is one, or both: it was revoked and came again."""
+    """Return that a delivery was revoked, that there is one, or both: it was revoked and came again.
+
+    Who hears it folds by time, but a slower source may show that an earlier delivery stood, or that it did
+    not: so each such word is dated after the one before it, whatever the scans' own times.
+    """
     told_at = parse_instant(known["delivered"]) if "delivered" in known else None
-    assumed = known.get("how") == "assumed"
-    news = []
+    assumed, news = known.get("how") == "assumed", []
     if told_at and _is_over(shipment, delivery, told_at, assumed=assumed):
         news.append(_revoked(here, shipment))
     if delivery and (_is_new(delivery, told_at, assumed=assumed) or news):
         news.append(_delivered(here, shipment, delivery))
-    return news
+    return [_in_turn(here.order, shipment.parcel.shipment_id, one) for one in news]
+
+
+def _in_turn(order: Order, shipment_id: str, one: News) -> News:
+    """Date a word about a delivery after the last one, and note it."""
+    dated: dict[str, str] = order.told.get(_DATED, {})
+    last = parse_instant(dated[shipment_id]) if shipment_id in dated else None
+    at = max(one.at, last + _NEXT) if last else one.at
+    order.told[_DATED] = {**dated, shipment_id: rfc3339(at)}
+    return News(one.data, at)
 
 
 def _sent_back(state: OrderState, shipment: Shipment) -> bool:
