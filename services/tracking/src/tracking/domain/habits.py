@@ -22,7 +22,7 @@ _NEWS: Final = 1.25  # what many parcels say changes slowly
 SHOWS: Final = {
     "unshipped": (0.1, 10), "none0": (0.01, 0), "none1": (0.04, 0), "none2": (0.06, 1), "none3": (0.1, 1),
     "delayed": (0.08, 0), "exception": (0.08, 0), "attempted": (0.08, 0), "attempted_old": (0.05, 0),
-    "ofd": (0.03, 0), "ofd_old": (0.02, 0), "quiet0": (0.08, 0), "quiet1": (0.08, 0), "quiet2": (0.08, 0),
+    "ofd": (0.03, 0), "ofd_old": (0.07, 0), "quiet0": (0.08, 0), "quiet1": (0.08, 0), "quiet2": (0.08, 0),
     "quiet3": (0.06, 0), "quiet4": (0.05, 1), "quiet5": (0.04, 2), "quiet6": (0.03, 3),
     "quiet7": (0.03, 4), "quiet8": (0.05, 5),
 }  # fmt: skip

@@ -189,6 +189,8 @@ class Profile:
             return (gone + assumed * weight) / (seen.total() + gone + weight)
         tours = seen["ofd"] + lane.gone["ofd"]
         missed = (seen.total() - seen["ofd"] + WEIGHT * _MISSED) / (seen.total() + WEIGHT)
+        if kind == "ofd":
+            assumed = missed
         return min((lane.gone["ofd"] + weight * assumed) / (tours + weight), missed)
 
     def vanished(self, abroad: bool) -> float:  # noqa: FBT001
