@@ -27,6 +27,7 @@ _SATURDAY: Final = 5
 _CUT_OFF: Final = 14
 _LAST_PICK_UP: Final = 16
 _JUDGED_AT: Final = 14  # o'clock on the last working day: by then a van has long left the depot
+_UPLOADED_LATE: Final = 0.05  # of a day's scans, a day later
 _CHANCE: Final = 0.035  # scans that are missing with less than this chance let one foresee it
 _MARGIN: Final = timedelta(hours=1)  # news in the last hour of the promised day help nobody
 _BAD: Final = {"delayed", "exception", "delivery_attempted", "returning", "returned"}
@@ -449,7 +450,7 @@ def _received(rng: Random, trip: _Trip, step: _Step, *, lagging: bool) -> dateti
     if trip.carrier.evening and step.name != "label":
         day = day_of(step.country, step.at)
         dice = Random(f"{trip.id}/{day}")  # all of a day in one upload
-        hour = dice.uniform(20, 22.5) + 24 * (dice.random() < 0.05)
+        hour = dice.uniform(20, 22.5) + 24 * (dice.random() < _UPLOADED_LATE)
         at = local(step.country, day, hour)
         if at <= step.at:
             at = local(step.country, day, hour + 24)
@@ -591,15 +592,19 @@ def _chance_of_missing(trip: _Trip, known: set[str]) -> float:
     if not (trip.origin == trip.target or {trip.origin, trip.target} <= _UNION):
         days_before |= {"exported": trip.usual_days - 1, "imported": 2, "cleared": 1}
     days_before |= {"depot": 0, "out": 0}
-    missing = []
+    missing: dict[int, list[float]] = {}  # those of a day are uploaded together
     for name, before in reversed(days_before.items()):
         if name in known:
             break
-        heard = trip.carrier.keeps * (1 - trip.world.lost_scans)
-        if trip.carrier.evening:
-            heard *= 0.95 if before > (name in {"hub_in", "hub_out"}) else 0
-        missing.append(1 - heard)
-    return max(prod(missing), trip.world.dark / 2 if missing else 1)
+        uploaded = before - (name in {"hub_in", "hub_out"}) if trip.carrier.evening else before
+        missing.setdefault(uploaded, []).append(
+            1 - trip.carrier.keeps * (1 - trip.world.lost_scans)
+        )
+    chance = 1.0
+    for uploaded, lost in missing.items():
+        late = {0: 1.0, 1: _UPLOADED_LATE}.get(uploaded, 0.0) if trip.carrier.evening else 0.0
+        chance *= late + (1 - late) * prod(lost)
+    return max(chance, trip.world.dark / 2 if missing else 1)
 
 
 # ---------------------------------------------------------------- out
