@@ -212,7 +212,7 @@ def test_quarantine_is_asked_of_all_and_replayed_at_one(services: Services) -> N
     assert "bodies" not in run(
         "quarantine", "list", "--data", "."
     )  # a service that takes no webhooks
-    row = {"id": 5, "source": "aftership", "body": "bodies hold names"}
+    row = {"id": 5, "source": "aftership", "topic": None, "body": "bodies hold names"}
     services.answers |= {
         "/v1/quarantine": {"quarantine": [row]},
         "/v1/quarantine/5/replay": {"outcome": "accepted"},
@@ -220,9 +220,27 @@ def test_quarantine_is_asked_of_all_and_replayed_at_one(services: Services) -> N
     out = run("quarantine", "list", "--data", ".")
     assert out.count("aftership") == 2
     assert "bodies" not in out
-    run("quarantine", "replay", "5", "--data", ".")
     run("quarantine", "replay", "5", "--service", "notifier", "--data", ".")
-    assert [path for _, path, _ in services.asked[-2:]] == ["/v1/quarantine/5/replay"] * 2
+    assert services.asked[-1][:2] == ("POST", "/v1/quarantine/5/replay")
+    assert "topic" not in out  # none has one
+
+
+def test_a_replay_finds_whose_number_it_is_and_guesses_nothing(
+    services: Services, tmp_path: Path
+) -> None:
+    services.answers |= {
+        "/v1/quarantine": {"quarantine": [{"id": 5}]},
+        "/v1/quarantine/5/replay": {"outcome": "accepted"},
+    }
+    told = run("quarantine", "replay", "5", "--data", ".", code=1)
+    assert "order-events and notifier has number 5" in told
+    assert "no list that is shown has number 6" in run(
+        "quarantine", "replay", "6", "--data", ".", code=1
+    )
+    one = {"internal": {"tracking": services.url}, "operator_key": KEY}
+    (tmp_path / "demo.json").write_text(json.dumps(one))
+    run("quarantine", "replay", "5", "--data", ".")
+    assert services.asked[-1][:2] == ("POST", "/v1/quarantine/5/replay")
 
 
 def test_the_environment_wins_over_the_folder(

@@ -96,7 +96,7 @@ ANSWERS: dict[str, Any] = {
         },
         "parcels": [PARCEL],
         "episodes": {"1/1": DELAY},
-        "choices": [{"at": AT, "shipment": "1/1", "wish": "call_me", "words": None}],
+        "choices": [{"at": AT, "shipment": "1/1", "wish": "call_me", "words": "9d1a413f03b752e4"}],
         "pages": [{"expires_at": None, "opens": True}],
         "webhooks": [WEBHOOK],
         "facts": [PLACED],
@@ -166,6 +166,7 @@ def test_delays_messages_and_webhooks_say_what_came_of_them_and_why() -> None:
     assert "2026-11-25 – 2026-11-27 2026-12-01 open 2026-11-25 09:00:00" in " ".join(out.split())
     for words in ("silence", "shop in shadow mode", "tag: missing", "e-1", "call_me"):
         assert words in out
+    assert "9d1a413f03b752e4" not in out  # what she wrote is known here by its digest only
 
 
 def test_an_event_that_several_services_know_stands_once() -> None:

@@ -2,7 +2,9 @@ import asyncio
 import threading
 import time
 
-from shared.life import STUCK_EXIT_CODE, Life
+import pytest
+
+from shared.life import STUCK_EXIT_CODE, Life, within
 
 
 async def test_sleep_ends_early_when_the_process_is_to_stop() -> None:
@@ -21,6 +23,33 @@ async def test_waiting_for_an_event_ends_after_the_given_time() -> None:
     event = asyncio.Event()
     event.set()
     await life.wait(event, 30)
+
+
+async def test_work_that_will_not_be_cancelled_is_not_waited_for_either() -> None:
+    released = asyncio.Event()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            await released.wait()
+            raise ConnectionResetError from None
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await within(0.01, stubborn())
+    assert time.monotonic() - began < 5
+    released.set()
+    await asyncio.sleep(0.01)
+
+
+async def test_work_that_ends_in_time_gives_its_result_or_its_error() -> None:
+    async def fail() -> None:
+        raise ConnectionResetError
+
+    assert await within(30, asyncio.sleep(0, "done")) == "done"
+    with pytest.raises(ConnectionResetError):
+        await within(30, fail())
 
 
 def test_a_loop_that_stopped_turning_is_named_and_one_that_ended_is_not() -> None:

@@ -11,7 +11,7 @@ from shared.events import Eta
 from shared.shops import Shop, Thresholds, parse
 from tracking.domain.delays import Alarm, History, Rules, alarms, eta_day, rules_for
 from tracking.domain.habits import Habits
-from tracking.domain.profile import Profile
+from tracking.domain.profile import Profile, Story
 from tracking.domain.standing import View
 
 LJUBLJANA = ZoneInfo("Europe/Ljubljana")
@@ -183,6 +183,17 @@ def test_an_order_not_sent_on_the_working_day_before_the_last_is_late(
     alarm = local(first(History(at("2026-11-09T10:00"), promise)))
     assert alarm.date() == day
     assert hours[0] <= alarm.hour <= hours[1]
+
+
+def test_carriers_of_which_nothing_is_heard_do_not_silence_that_an_order_was_not_sent() -> None:
+    waits, rules = History(at("2026-11-09T10:00"), FRIDAY), rules_for(shop(), None, "SI")
+    unheard = Profile()
+    ended = Story(waits.known_at, waits.known_at, FRIDAY, rules.route, (), None)
+    for _ in range(50):
+        unheard.learn(ended)
+    silent = Habits(unheard, unheard)
+    assert [one.cause for one in alarms(waits, rules, silent)] == ["not_shipped"]
+    assert alarms(History(waits.known_at, FRIDAY, waits.known_at), rules, silent) == ()
 
 
 def test_an_order_is_not_called_late_on_the_day_it_came_unless_that_is_the_last() -> None:

@@ -267,6 +267,22 @@ def test_a_scan_from_before_the_notice_that_comes_in_after_it_ends_nothing() -> 
     assert [type(one) for one in over] == [ShipmentRecovered]
 
 
+def test_a_scan_that_follows_the_one_that_told_of_a_delay_ends_it_however_late_both_come_in() -> (
+    None
+):
+    late_eta, good_eta = ({"from": None, "to": f"2026-11-{day}T12:00:00Z"} for day in (17, 12))
+    world = World("[shops.demo.delays]\neta_hours = 0\n")
+    world.ship()
+    (told,) = world.scan("in_transit", "10 08:00", heard="10 12:00", eta=late_eta)
+    assert isinstance(told, ShipmentDelayed)
+    assert world.scan("in_transit", "10 07:00", heard="10 12:30", eta=good_eta) == []
+    assert episodes.open_delays(world.order) == [("1", told.episode)]
+    (over,) = world.scan("in_transit", "10 11:00", heard="10 13:00", eta=good_eta)
+    assert isinstance(over, ShipmentRecovered)
+    assert over.new is not None
+    assert over.new.to == FRIDAY
+
+
 def test_after_a_recovery_alarms_of_our_own_may_be_told_again() -> None:
     world = World()
     world.ship()

@@ -57,6 +57,39 @@ OUT = ("24 06:00", "out_for_delivery")
 DELIVERED = ("24 12:00", "delivered")
 
 
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        (("26 10:00", "delivery_attempted"), ("27 10:00", "delivered")),
+        (("26 10:00", "delivered"), ("26 12:00", "delivery_attempted")),
+        (("26 10:00", "delivery_attempted"), ("26 10:30", "out_for_delivery"), ("27 09:00", "delivery_attempted")),
+        (("26 10:00", "in_transit"), ("28 10:00", "expired")),
+        (("26 10:00", "out_for_delivery"), ("27 10:00", "in_transit")),
+    ],
+)  # fmt: skip
+def test_scans_of_the_future_count_in_the_order_they_claim_whenever_they_come_in(
+    claimed: tuple[tuple[str, str], ...],
+) -> None:
+    bodies = [
+        ScanReported.model_validate(
+            {"tracking_number": "AB1", "state": state, "occurred_at": f"2026-11-{when.replace(' ', 'T')}:00Z"}
+        )
+        for when, state in claimed
+    ]  # fmt: skip
+    seen = set()
+    for order in itertools.permutations(bodies):
+        for apart in (timedelta(), timedelta(seconds=1), timedelta(minutes=7)):
+            coming = (STATED + n * apart for n in range(len(order)))
+            made = told(
+                *(scan_fact(b, b.occurred_at, at) for b, at in zip(order, coming, strict=True))
+            )
+            assert made.heard_at is not None
+            assert made.heard_at < STATED + timedelta(hours=1)
+            seen.add((made.state, made.attempts))
+    assert len(seen) == 1
+    assert seen.pop()[0] == claimed[-1][1]
+
+
 def test_without_a_scan_nothing_is_known_and_never_in_transit() -> None:
     made = told()
     assert (made.state, made.since, made.heard_at) == ("unknown", STATED, None)

@@ -305,6 +305,22 @@ async def test_a_scan_that_names_one_orders_parcel_moves_no_other_with_the_same_
         assert len(order.scans(order.parcels["1"])) == 3 - int(order_id)
 
 
+async def test_a_scan_without_a_number_moves_the_parcel_of_the_order_it_names_alone(
+    still: Front,
+) -> None:
+    for order_id in ("1", "2"):
+        placed_, _ = order_events(order_id)
+        await still.hear(placed_, shipped(order_id, None, shipment_id="1"))
+    at = rfc3339(now() - timedelta(hours=1))
+    said = {"number": None, "shipment_id": "1", "occurred_at": at}
+    await still.take(scan("delivered", order_id="1", **said))
+    assert states(await still.published("1")) == ["delivered"]
+    assert states(await still.published("2")) == []
+    answer = await still.take(scan("delivered", order_id="2", **said))
+    assert answer.outcome == "accepted"  # the same words of another parcel are no copy
+    assert states(await still.published("2")) == ["delivered"]
+
+
 @pytest.mark.parametrize("heard_of", [False, True])
 async def test_a_scan_waits_for_the_parcel_that_it_names_to_be_stated(
     start: Starter, tracking_url: str, *, heard_of: bool

@@ -94,6 +94,10 @@ REFUSED: dict[str, tuple[Any, int]] = {
     "501 scans": ([scan_body()] * 501, 422),
     "a list of lists": ([[scan_body()]], 422),
     "no number": (scan_body(tracking_number=None), 422),
+    "a number without a sign in it": (scan_body(tracking_number=" - "), 422),
+    "an end before its beginning": (
+        scan_body(eta={"from": "2026-12-03T10:00:00Z", "to": "2026-12-01T10:00:00Z"}), 422,
+    ),
     "no time": ({k: v for k, v in scan_body().items() if k != "occurred_at"}, 422),
     "a time without zone": (scan_body(occurred_at="2026-11-24T06:12:00"), 422),
     "the end of time": (scan_body(occurred_at="9999-12-31T23:59:59Z"), 422),

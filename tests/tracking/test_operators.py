@@ -88,11 +88,14 @@ async def test_orders_of_two_shops_are_kept_apart(front: Front) -> None:
 
 
 async def test_a_shops_past_is_a_history_that_can_be_replayed(still: Front) -> None:
+    gone, to_come = (str(now().date() + timedelta(days=n)) for n in (-2, 2))
     eta = {"from": "2026-12-01T08:00:00Z", "to": "2026-12-01T12:00:00Z"}
+    over, open_ = ({"from": d, "to": d} for d in (gone, to_come))
     for order_id in ("1", "2", "3"):
-        await still.hear(*order_events(order_id, f"AB{order_id}"))
+        await still.hear(*order_events(order_id, f"AB{order_id}", promise=over))
         await still.take(scan(number=f"AB{order_id}", ago=9, eta=eta))
     await still.take(scan("delivered", "AB2", ago=2, precision="day"))
+    await still.hear(*order_events("4", "AB4", promise=open_))  # it may still come in time
     await still.hear(placed("9"), shipped("9"), shop="other")
     answer = await still.ask("/v1/history/demo")
     assert answer.status_code == 200

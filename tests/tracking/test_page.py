@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -33,6 +34,7 @@ from tracking import languages
 from tracking.adapters import boxes, days, story, timeline
 from tracking.adapters.page import FOLDER, NOTICES, PAGE_BYTES_MAX, Pages
 from tracking.domain.model import Order
+from tracking.domain.pace import Pace
 
 PAGES = Pages()
 VOID = {"meta", "link", "input", "br"}
@@ -556,6 +558,30 @@ def test_any_brand_colour_becomes_readable_in_both_schemes(color: str) -> None:
     for background in ("#f6f7f8", "#1d2126"):
         darker, lighter = sorted((luminance(accent(color, background)), luminance(background)))
         assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def test_of_two_steps_of_one_second_the_later_one_stands_above() -> None:
+    at = ago(hours=2)
+    text = words(scan(ship(order(), at=at), "delivered", at, reason="neighbour"))
+    happened = text[text.index("What has happened so far") :]
+    assert happened.index("Delivered") < happened.index("We sent the parcel")
+    assert happened.index("We sent the parcel") < happened.index("We received your order")
+
+
+def test_a_delivery_of_which_only_the_date_is_known_stands_above_the_tour_of_that_day() -> None:
+    one = scan(ship(order()), "out_for_delivery", NOW.replace(hour=6))
+    midnight = NOW.replace(hour=23, minute=0) - timedelta(days=1)  # in Ljubljana
+    text = words(scan(one, "delivered", midnight, precision="day"))
+    happened = text[text.index("What has happened so far") :]
+    assert happened.index("Delivered") < happened.index("Handed to the courier")
+
+
+def test_where_days_take_seconds_the_page_goes_by_the_calendar() -> None:
+    one = late(ship(order()), "silence", contact=NOW + timedelta(seconds=10))
+    hurried = replace(subject(one), pace=Pace(NOW - timedelta(seconds=5), day_seconds=5))
+    text = " ".join(Reader(PAGES.page(hurried).html.decode()).said)
+    assert "This page as of Wednesday" in text
+    assert "We write to you by Friday" in text
 
 
 def test_an_old_order_says_its_year() -> None:

@@ -102,6 +102,9 @@ def test_a_parcel_without_a_number_goes_by_sendclouds_own_id() -> None:
     for number in (False, None, ""):
         scan = only(read(sendcloud, changed(1000, tracking_number=number)))
         assert (scan.tracking_number, scan.shipment_id) == (None, "3")
+        assert scan.order_id is None  # the order's printed number is no id
+        scan = only(read(sendcloud, changed(1000, tracking_number=number, external_order_id="77")))
+        assert (scan.shipment_id, scan.order_id) == ("3", "77")
 
 
 def test_what_changes_no_parcel_of_an_order_is_ignored() -> None:

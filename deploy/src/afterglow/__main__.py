@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -24,7 +25,8 @@ from shared.security import new_api_key
 from shared.shops import ShopsInvalid
 
 _NOTIFIER = "notifier"
-_ORDER_EVENTS = "order-events"
+# What a table says of a quarantined webhook: no body, which holds names.
+_QUARANTINED = ("id", "received_at", "shop", "source", "topic", "ref", "reason")
 
 Id = Annotated[str, typer.Argument(help="The number in the list.")]
 ServiceName = Annotated[str, typer.Argument(help="order-events, notifier, …")]
@@ -267,26 +269,41 @@ def dead_discard(service: ServiceName, number: Id, data: Data = DEFAULT_DATA) ->
 @told
 def quarantine_list(data: Data = DEFAULT_DATA) -> None:
     """List the newest ones of every service that takes webhooks, without their bodies."""
-    operator, console = _operator(data), Console()
-    for service in operator.internal:
-        try:
-            rows = operator.ask(service, "GET", "/v1/quarantine")["quarantine"]
-        except NotFound:  # it takes none
-            continue
+    console = page_console()
+    for service, rows in _quarantined(_operator(data)).items():
         console.rule(service)
-        print_rows([{k: v for k, v in row.items() if k != "body"} for row in rows], console)
+        print_rows([{name: row.get(name) for name in _QUARANTINED} for row in rows], console)
 
 
 @quarantine.command("replay")
 @told
 def quarantine_replay(
     number: Id,
-    service: Annotated[str, typer.Option(help="Which service's list.")] = _ORDER_EVENTS,
+    service: Annotated[
+        str | None, typer.Option(help="Whose list, where two have this number.")
+    ] = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
     """Read one again, when a newer version understands it."""
+    operator = _operator(data)
+    if service is None:
+        lists = _quarantined(operator).items()
+        having = [name for name, rows in lists if number in {str(row.get("id")) for row in rows}]
+        if len(having) != 1:
+            who = " and ".join(having) or "no list that is shown"
+            raise AfterglowError(f"{who} has number {number}: say whose it is with --service")
+        service = having[0]
     path = f"/v1/quarantine/{quote(number, safe='')}/replay"
-    _print(_operator(data).ask(service, "POST", path))
+    _print(operator.ask(service, "POST", path))
+
+
+def _quarantined(operator: Operator) -> dict[str, list[dict[str, Any]]]:
+    """Return the lists of the services that take webhooks."""
+    lists = {}
+    for service in operator.internal:
+        with suppress(NotFound):  # it takes none
+            lists[service] = operator.ask(service, "GET", "/v1/quarantine")["quarantine"]
+    return lists
 
 
 def _operator(data: Path) -> Operator:

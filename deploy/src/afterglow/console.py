@@ -148,7 +148,10 @@ def print_rows(told: Any, console: Console) -> None:
     if not rows:
         console.print("none")
         return
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    # A column in which nothing stands only makes the others narrow.
+    columns = list(
+        dict.fromkeys(n for row in rows for n, value in row.items() if value is not None)
+    )
     table = Table(show_edge=False)
     for name in columns:
         table.add_column(name, overflow="fold")  # an id that is cut is no id

@@ -116,7 +116,7 @@ def _print_head(answers: Mapping[str, Fields], console: Console) -> None:
             ),
             "ships to": _joined(to.get("city"), to.get("country") or order.get("country")),
             "method": order.get("shipping_method") or order.get("method"),
-            "promised": _range(promise) and _joined(_range(promise), promise.get("source")),
+            "promised": _promised(promise),
             "cancelled": "yes" if state.get("cancelled") or seen.get("cancelled") else None,
             "items": _items(order, _fields(seen.get("open"))),
             "history": known.get("history"),
@@ -125,6 +125,13 @@ def _print_head(answers: Mapping[str, Fields], console: Console) -> None:
             "looked at": _time(tracked.get("check_at")) and f"again {_time(tracked['check_at'])}",
         },
     )
+
+
+def _promised(promise: Fields) -> str:
+    """Say which days were promised, and by whom."""
+    source = promise.get("source")
+    by = "by the method's line in shops.toml" if source == "method" else source
+    return _joined(days, by) if (days := _range(promise)) else ""
 
 
 def _items(order: Fields, open_: Fields) -> str:
@@ -216,11 +223,12 @@ def _print_delays(tracking: Fields, console: Console) -> None:
         "Wishes of the customer",
         ("said", "of", "wish", "words"),
         (
-            (_time(c.get("at")), c.get("shipment") or "the order", c.get("wish"), c.get("words"))
+            (_time(c.get("at")), c.get("shipment") or "the order", c.get("wish"),
+             "in its customer.choice.v1" if c.get("words") else None)
             for c in _rows(tracking.get("choices"))
         ),
         None,
-    )
+    )  # fmt: skip
 
 
 def _due(one: Fields) -> str:

@@ -1,16 +1,35 @@
-"""The life of a process: when it is to stop, and the proof that its loops still turn."""
+"""The life of a process: when it is to stop, the proof that its loops still turn, and when to give up waiting."""
 
 import asyncio
 import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 STUCK_EXIT_CODE = 70
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return what work returns; TimeoutError when that takes longer, however long it takes to give up.
+
+    A query whose server hangs asks that server to cancel it and waits for the answer, so that a plain
+    `asyncio.timeout` lasts many times as long.
+    """
+    doing = asyncio.create_task(work)  # noqa: TID251 - its outcome is returned, or too late for anybody
+    try:
+        await asyncio.wait({doing}, timeout=seconds)
+        if doing.done():
+            return doing.result()
+        raise TimeoutError
+    finally:
+        doing.cancel()
+        doing.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 class Life:

@@ -139,6 +139,7 @@ def configure_logs(service: str, level: str) -> None:
     # While a broker is away its client writes thousands of lines a minute; the relay and the consumer
     # say the same once per attempt.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # so does all that asks the database
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger(service).setLevel(level.upper())
     logging.getLogger("shared").setLevel(level.upper())

@@ -24,7 +24,7 @@ from shared.consumer import Consumer
 from shared.dead_api import dead_routes
 from shared.errors import AfterglowError, BusUnavailable, Retry
 from shared.group_commit import GroupCommit
-from shared.life import Life
+from shared.life import Life, within
 from shared.observability import CONSUMER_LAG, DEAD_EVENTS, OUTBOX_AGE, configure_logs
 from shared.relay import Relay
 from shared.security import OperatorKeys
@@ -95,15 +95,13 @@ def internal_routes(service: Service) -> list[Route]:
     async def readyz(_: Request) -> Response:
         checks = {"database": "ok", "bus": "ok"}
         try:
-            async with asyncio.timeout(3):
-                await service.db.fetchval("select 1")
+            await within(3, service.db.fetchval("select 1"))
         except Exception as error:
             if not is_transient(error):
                 raise
             checks["database"] = "unreachable"
         try:
-            async with asyncio.timeout(5):
-                await service.bus.ready()
+            await within(5, service.bus.ready())
         except (BusUnavailable, TimeoutError):
             checks["bus"] = "unreachable"
         # ingest works without the bus, so only the database decides whether traffic may come

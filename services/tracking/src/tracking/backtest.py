@@ -9,6 +9,7 @@ ship_from_country, ship_to_country, scans, delivered_at` (null: never). Scans ar
 each with `received_at`. Other keys are ignored.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from statistics import median, quantiles
 from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from shared.calendars import day_zone_of, holidays_of
 from shared.errors import AfterglowError
@@ -48,6 +49,7 @@ Text = Annotated[str, BeforeValidator(lambda said: str(said) if isinstance(said,
 _SILENT: Final = frozenset({"silence", "not_collected"})
 _SUNDAY: Final = 6
 _SHIPMENT: Final = "parcel"
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _PLACED, _SHIPPED, _SCAN, _CHECK = range(4)
 
 
@@ -68,6 +70,15 @@ class PastScan(Value):
     source: ShortLine | None = None
     raw_status: Line | None = None
     received_at: Instant | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_date(cls, said: Any) -> Any:
+        """Read a bare date as the service's own writers state it: its midnight, known to the day."""
+        at = said.get("occurred_at") if isinstance(said, dict) else None
+        if not isinstance(at, str) or not _DATE.fullmatch(at):
+            return said
+        return {**said, "occurred_at": f"{at}T00:00:00Z", "precision": "day"}
 
 
 class PastParcel(Value):
@@ -365,7 +376,7 @@ def _share(part: float, whole: int) -> float | None:
 
 
 def _p10(values: list[float]) -> float:
-    return quantiles(values, n=10)[0] if len(values) > 1 else values[0]
+    return quantiles(values, n=10, method="inclusive")[0] if len(values) > 1 else values[0]
 
 
 def _is_free(one: Verdict, said: Warned) -> bool:

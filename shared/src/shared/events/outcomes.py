@@ -53,16 +53,18 @@ class ScanReported(EventData):
 
     @model_validator(mode="after")
     def _about_a_parcel(self) -> Self:
-        if not self.tracking_number and self.shipment_id is None:
+        if not self._number() and self.shipment_id is None:
             raise ValueError("needs a tracking_number or a shipment_id")
         return self
 
     def key(self, shop: str) -> str:
         """Return the order's key, or the parcel's while its order is not known."""
         if self.order_id is None:
-            number = "".join(c for c in self.tracking_number or "" if c.isalnum()).upper()
-            return f"{shop}:{number or self.shipment_id}"
+            return f"{shop}:{self._number() or self.shipment_id}"
         return super().key(shop)
+
+    def _number(self) -> str:
+        return "".join(c for c in self.tracking_number or "" if c.isalnum()).upper()
 
 
 class ShipmentFact(OrderFact):

@@ -80,8 +80,8 @@ class Days:
         return _whole(self.language.until(day.isoformat()))
 
     def until_moment(self, moment: datetime) -> str:
-        """Return the day of a moment as it stands after "by"."""
-        return self.until(moment.astimezone(self.zone).date())
+        """Return the day of a moment to come as it stands after "by"."""
+        return self.until(self.pace.calendar(moment).astimezone(self.zone).date())
 
     def on(self, moment: datetime) -> Day:
         """Return the day of a moment."""

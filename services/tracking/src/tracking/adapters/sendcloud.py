@@ -91,7 +91,9 @@ def _scans(parcel: Json, status: int, when: Moment | None) -> tuple[ScanReported
         SOURCE,
         number,
         slug(obj(parcel.get("carrier")).get("code")) or slug(parcel.get("carrier")),
-        reading.order_id(parcel.get("external_order_id"), parcel.get("order_number")),
+        # Beside Sendcloud's own name of a parcel only the shop's own id of its order: what is printed on
+        # it may be another one, and such a scan would find no parcel.
+        reading.order_id(parcel.get("external_order_id"), number and parcel.get("order_number")),
         # Before the carrier gave it a number a parcel has Sendcloud's own name only.
         None if number else ident(parcel.get("id")),
     )

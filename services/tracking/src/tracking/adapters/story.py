@@ -17,7 +17,7 @@ from shared.shops import Shop
 from tracking import languages as words
 from tracking.adapters.boxes import Boxes, is_explained
 from tracking.adapters.days import EXPECTED, Days
-from tracking.adapters.timeline import Timeline, newest_first
+from tracking.adapters.timeline import Timeline
 from tracking.domain import choices
 from tracking.domain.episodes import Episode, believed
 from tracking.domain.fold import Shipment
@@ -95,7 +95,7 @@ class _Teller:
         waiting_rows, waiting_more = self._waiting_rows()
         history = self.timeline.of_order(self.order.facts)
         if len(self.shipments) == 1:
-            history, parcels[0]["steps"] = [], newest_first([*history, *parcels[0]["steps"]])
+            history, parcels[0]["steps"] = [], [*history, *parcels[0]["steps"]]
         for parcel in parcels:
             parcel.update(self.timeline.shown(parcel["steps"]))
         values: Values = {
@@ -113,7 +113,7 @@ class _Teller:
             "waiting_rows": waiting_rows,
             "waiting_more": waiting_more,
             "history": self.timeline.shown(history),
-            "as_of": self.days.moment(now)["text"],
+            "as_of": self.days.moment(self.days.pace.calendar(now))["text"],
             "zone": self.days.zone_name(),
             "note_max": choices.NOTE_CHARS_MAX,
         }

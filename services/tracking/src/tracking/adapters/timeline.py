@@ -36,30 +36,39 @@ class Timeline:
         return "" if _NUMBER.search(name) else self.line(name)
 
     def of_parcel(self, one: Shipment) -> list[Step]:
-        """Return that it was sent and what was scanned since; scans nobody understands are left out."""
-        sent, steps = one.parcel.shipped_at, []
+        """Return that it was sent and what was scanned since, oldest first, without what nobody understands."""
+        sent, steps = one.parcel.shipped_at, list[Step]()
         if sent is not None:
             steps.append(self._step(sent, words.SENT, day=one.parcel.body.precision == "day"))
-        steps += [self._scan(scan) for scan in one.scans if scan.get("state") in words.STEP]
-        return newest_first(steps)
+        newest = None
+        for scan in one.scans:
+            if scan.get("state") not in words.STEP:
+                continue
+            step = self._scan(scan)
+            # The midnight of a bare date is no time: it stands where the fold of scans has it.
+            if newest is not None:
+                step["at"] = max(step["at"], newest)
+            newest = step["at"]
+            steps.append(step)
+        return steps
 
     def of_order(self, facts: Iterable[Fact]) -> list[Step]:
-        """Return what the shop did with the order as a whole."""
+        """Return what the shop did with the order as a whole, oldest first."""
         steps = []
         for one in facts:
             if one.type in words.HISTORY:
                 partly = one.type == "order.cancelled.v1" and one.get("partial")
                 sentence = words.PARTLY_CANCELLED if partly else words.HISTORY[one.type]
                 steps.append(self._step(one.at, sentence, day=one.day))
-        return newest_first(steps)
+        return steps
 
     def shown(self, steps: Sequence[Step]) -> dict[str, list[Step]]:
-        """Return what is shown at once (`timeline`) and what on request (`earlier`).
+        """Return what is shown at once (`timeline`) and what on request (`earlier`), newest first.
 
-        What two sources told of the same day in the same words stands there once.
+        Of equal times, the step that stands later is the newer. What two sources told of the same day in the same words stands there once.
         """
         told: list[Step] = []
-        for step in steps:
+        for step in sorted(steps, key=lambda step: step["at"])[::-1]:
             if not (told and _same(told[-1], step)):
                 told.append(step)
         first = _OPEN if len(told) > _OPEN + 1 else len(told)
@@ -80,11 +89,6 @@ class Timeline:
     def _step(self, at: datetime, sentence: str, *, day: bool) -> Step:
         when, text = self._days.moment(at, day=day), self._language.text(sentence)
         return {"at": at, "when": when, "text": text, "detail": "", "place": ""}
-
-
-def newest_first(steps: Iterable[Step]) -> list[Step]:
-    """Return the steps in order of time; of equal times, the one that comes later is the newer."""
-    return sorted(steps, key=lambda step: step["at"])[::-1]
 
 
 def _same(one: Step, other: Step) -> bool:

@@ -32,8 +32,8 @@ _SOURCES: Mapping[str, Any] = {
     "shippo": shippo,
 }
 _REASONS: Final = {
-    "no_signature": "there is no signature, or not one of this source",
-    "bad_signature": "the signature does not fit the body",
+    "no_signature": "there is no signature of this source, and no token in the address",
+    "bad_signature": "the signature does not fit the body, or the token in the address is wrong",
     "stale": "the signature is too old, or from the future",
 }
 _NUMBERS: Final = ("tracking_number", "tracking_code", "number", "trackingNumber")
@@ -69,6 +69,8 @@ class _Ingest:
         else:
             inbound = ingest.read_events(kind, stated, shop, _ALLOWED)
         scans = tuple(i.data for i in inbound if isinstance(i.data, ScanReported))
+        for index, scan in enumerate(scans):
+            _check_eta(scan, index if isinstance(stated, list) else None)
         answer = await self._submit(Delivery(shop, API, scans, log=False))
         return ingest.accepted(answer)
 
@@ -96,6 +98,13 @@ def _bare(stated: Any) -> list[Inbound]:
         from_bare(SCAN, one, allowed=_ALLOWED, index=index)
         for index, one in enumerate(ingest.batch(stated))
     ]
+
+
+def _check_eta(scan: ScanReported, index: int | None) -> None:
+    eta = scan.eta
+    if eta and eta.from_ and eta.to and eta.to < eta.from_:
+        detail = "eta.to: must not lie before eta.from"
+        raise Refused(422, "invalid_event", detail, field="eta.to", index=index)
 
 
 def _single(query: QueryParams) -> dict[str, str]:

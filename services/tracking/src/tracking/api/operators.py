@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import fields
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 
 import orjson
@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from shared import ingest
+from shared.clock import now as clock_now
 from shared.errors import Refused
 from shared.facts import Fact
 from shared.shops import Shop, Shops
@@ -21,7 +22,7 @@ from tracking.api.ingest import Submit, read_webhook
 from tracking.domain import episodes
 from tracking.domain.advance import look
 from tracking.domain.fold import fold
-from tracking.domain.model import Order, Parcel
+from tracking.domain.model import About, Order, Parcel
 from tracking.domain.orders import fold_order
 from tracking.domain.pace import REAL_DAY_SECONDS, Pace
 from tracking.domain.situation import Situation
@@ -30,6 +31,7 @@ from tracking.store import history
 
 HISTORY_DAYS: Final = 90  # unless asked for other ones
 _HISTORY_DAYS_MAX: Final = 3650
+_LOST_AFTER: Final = timedelta(days=30)  # a parcel nobody promised, and that never came
 _ORDERS_AT_ONCE: Final = 200
 
 
@@ -72,7 +74,8 @@ def internal_routes(
         shop = shops.get(http.path_params["shop"])
         if shop is None:
             raise Refused(404, "not_found", "no such shop")
-        lines = _past(db, shop, _days(http.query_params.get("days", str(HISTORY_DAYS))))
+        days = _days(http.query_params.get("days", str(HISTORY_DAYS)))
+        lines = _past(db, shop, days, day_seconds)
         return StreamingResponse(lines, media_type="application/jsonl")
 
     def read(row: Any, shop: Shop) -> Delivery:
@@ -138,19 +141,29 @@ def _days(text: str) -> timedelta:
     return timedelta(days=int(text[:5]))
 
 
-async def _past(db: Database, shop: Shop, days: timedelta) -> AsyncIterator[bytes]:
+async def _past(
+    db: Database, shop: Shop, days: timedelta, day_seconds: float
+) -> AsyncIterator[bytes]:
     """Yield a line of JSON for each parcel that left within so many days, order by order."""
     after = ""
     while ids := await history.next_orders(db, shop.id, after, days, _ORDERS_AT_ONCE):
         for order_id in ids:
             order = await store.load_order(db, shop.id, order_id)
-            for parcel in _past_parcels(order, shop) if order else ():
+            if order is None:
+                continue
+            today = Pace(order.known_since, day_seconds).calendar(clock_now())
+            for parcel in _past_parcels(
+                order, shop, today.astimezone(order.zone(shop.zone)).date()
+            ):
                 yield orjson.dumps(parcel, option=orjson.OPT_UTC_Z) + b"\n"
         after = ids[-1]
 
 
-def _past_parcels(order: Order, shop: Shop) -> Iterator[dict[str, Any]]:
-    """Return the parcels of an order as a history holds them: what was known when, and nobody's name."""
+def _past_parcels(order: Order, shop: Shop, today: date) -> Iterator[dict[str, Any]]:
+    """Return the parcels of an order as a history holds them: what was known when, and nobody's name.
+
+    A history says "never" of what has no delivery, so a parcel that may still come in time is none yet.
+    """
     about = order.about
     if about is None:
         return
@@ -159,6 +172,9 @@ def _past_parcels(order: Order, shop: Shop) -> Iterator[dict[str, Any]]:
         if parcel.withdrawn:
             continue
         said = order.scans(parcel)
+        seen = fold(parcel, said)
+        if seen.delivered_at is None and not seen.terminal and _may_come(about, parcel, today):
+            continue
         yield {
             "id": parcel.shipment_id,
             "placed_at": about.placed_at,
@@ -169,8 +185,14 @@ def _past_parcels(order: Order, shop: Shop) -> Iterator[dict[str, Any]]:
             "ship_from_country": origin and origin[:2],
             "ship_to_country": about.country,
             "scans": [_past_scan(scan) for scan in said],
-            "delivered_at": fold(parcel, said).delivered_at,
+            "delivered_at": seen.delivered_at,
         }
+
+
+def _may_come(about: About, parcel: Parcel, today: date) -> bool:
+    if about.promise is not None:
+        return today <= about.promise.to
+    return parcel.shipped_at is not None and today <= parcel.shipped_at.date() + _LOST_AFTER
 
 
 def _past_scan(scan: Fact) -> dict[str, Any]:

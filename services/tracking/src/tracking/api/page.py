@@ -4,10 +4,9 @@ A GET changes nothing: mail scanners open links. Every token that opens nothing,
 answer after the same look-up.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
@@ -18,6 +17,7 @@ from starlette.routing import Route
 from shared.clock import now
 from shared.errors import Retry
 from shared.languages.brand import clean
+from shared.life import within
 from shared.security import token_hash
 from shared.shops import Shop, Shops
 from shared.store import Database, is_transient
@@ -94,11 +94,10 @@ class _Page:
         return await self._guard(http, self._choose)
 
     async def _guard(
-        self, http: Request, answer: Callable[[Request], Awaitable[Response]]
+        self, http: Request, answer: Callable[[Request], Coroutine[Any, Any, Response]]
     ) -> Response:
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await answer(http)
+            return await within(ANSWER_SECONDS, answer(http))
         except Exception as error:
             if is_transient(error) or isinstance(error, (Retry, TimeoutError)):
                 log.warning("page_unavailable", reason=type(error).__name__)

@@ -23,6 +23,9 @@ MISSES_MAX: Final = 2  # own alarms about one parcel; what the carrier says itse
 
 _MOVES: Final = frozenset({"in_transit", "out_for_delivery", "ready_for_pickup"})
 _SAID_BY_CARRIER: Final = frozenset({"eta_changed", "returning"})
+_SAID_BY_SCAN: Final = frozenset(
+    {"eta_changed", "returning", "delivery_attempted", "delayed", "exception"}
+)
 _SILENT: Final = frozenset({"not_shipped", "not_collected", "silence"})
 
 
@@ -58,13 +61,21 @@ class Case:
 
     @property
     def moved_since(self) -> bool:
-        """Whether something happened after the notice that shows it on its way, not only came in after it."""
+        """Whether something happened after the notice that shows it on its way, not only came in after it.
+
+        Where a scan said what is wrong, that is something that happened after this scan: many come in late.
+        """
         view = self.history.view
         if self.said is None or view is None or view.state not in _MOVES:
             return False
-        opened = self.pace.calendar(parse_instant(self.said["at"]))
-        happened = (view.heard_at, self.history.eta_since)
-        return any(at is not None and at > opened for at in happened)
+        newest, known = self._newest(), parse_instant(self.said.get("seen") or self.said["at"])
+        return newest is not None and self.pace.clock(newest) > known
+
+    def _newest(self) -> datetime | None:
+        """Return the newest thing that a carrier has said of it."""
+        view = self.history.view
+        said = (view.heard_at if view else None, self.history.eta_since)
+        return max((at for at in said if at is not None), default=None)
 
     # ------------------------------------------------------------ when
 
@@ -157,7 +168,7 @@ class Case:
         self._note(
             n=number, cause=alarm.cause, old=_text(old), new=_text(alarm.new), open=True,
             at=rfc3339(now), contact=rfc3339(contact), rounds=0, misses=misses,
-            base=self.subject.base,
+            base=self.subject.base, seen=self._seen(alarm),
         )  # fmt: skip
         if self.subject.name == ORDER:
             self._note(beside=sorted(self.order.parcels))
@@ -167,6 +178,11 @@ class Case:
             at=None, precision="second",
         )  # fmt: skip
         return [News(data, self._at(alarm))]
+
+    def _seen(self, alarm: Alarm) -> str | None:
+        """Return up to when the carrier's words were known that an alarm speaks of; None for one of silence."""
+        newest = self._newest() if alarm.cause in _SAID_BY_SCAN else None
+        return rfc3339(self.pace.clock(newest)) if newest else None
 
     def _at(self, alarm: Alarm) -> datetime:
         """Return the time of the fact that caused it: the scan, or the moment at which too little was heard."""
@@ -256,7 +272,7 @@ class Case:
             return "no_number"
         if self.history.arrived:
             return "ready_for_pickup"
-        mute = self.habits.mute(abroad=self.rules.route.abroad)
+        mute = self.history.sent and self.habits.mute(abroad=self.rules.route.abroad)
         return "mute_carrier" if mute else "nothing_in_danger"
 
 

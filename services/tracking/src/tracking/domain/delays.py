@@ -118,6 +118,11 @@ class History:
     first_eta: date | None = None
 
     @property
+    def sent(self) -> bool:
+        """Whether it left; before, it is the shop that is silent and no carrier."""
+        return self.shipped_at is not None or self.view is not None
+
+    @property
     def eta_due(self) -> date:
         """The day after which the carrier's own date is late."""
         return self.first_eta or self.promise if self.implied else self.promise
@@ -187,7 +192,7 @@ def _causes(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[da
         return
     if _surely_missed(history, rules):
         yield known_at, "promise_date"
-    if not habits.mute(abroad=rules.route.abroad):
+    if not history.sent or not habits.mute(abroad=rules.route.abroad):
         yield from _marked(history, rules, habits)
 
 
@@ -222,7 +227,7 @@ def _surely_missed(history: History, rules: Rules) -> bool:
 
 def _marked(history: History, rules: Rules, habits: Habits) -> Iterator[tuple[datetime, str]]:
     route = rules.route
-    sent = history.shipped_at is not None or history.view is not None
+    sent = history.sent
     levels = levels_of(history.view, route, _clock_starts(history, rules)) if sent else None
     fixed = _fixed(history, rules, levels)
     if fixed is not None:

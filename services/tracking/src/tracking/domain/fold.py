@@ -25,6 +25,7 @@ _ATTEMPTS_APART: Final = timedelta(hours=2)  # closer ones are one attempt, told
 _NUMBER_REUSED: Final = timedelta(days=60)  # carriers give numbers out again, after months
 
 _DAY: Final = timedelta(days=1)
+_NEXT: Final = timedelta(microseconds=1)
 
 When = Literal["after", "later", "later_day"]
 """`after`: it follows in the order of facts. `later`: at a later moment, and from another source later
@@ -161,6 +162,7 @@ def fold(parcel: Parcel, scans: Iterable[Fact]) -> Shipment:
     if parcel.body.shipped_at is not None:
         earliest = parcel.body.shipped_at - _NUMBER_REUSED
         known = tuple(scan for scan in known if scan.at >= earliest)
+    known = _as_claimed(known)
     walk = _Walk(parcel.stated[0])
     for scan in known:
         walk.see(scan)
@@ -187,6 +189,23 @@ def fold(parcel: Parcel, scans: Iterable[Fact]) -> Shipment:
         revoked_at=walk.revoked_at,
         revoked_reason=walk.revoked_reason,
     )
+
+
+def _as_claimed(known: tuple[Fact, ...]) -> tuple[Fact, ...]:
+    """Put scans that claim to be of the future in the order of what they claim.
+
+    They bear the times at which they came in, and those say nothing of which happened first.
+    """
+    doubted = [scan for scan in known if "raw_at" in dict(scan.extra)]
+    if len(doubted) < 2:  # noqa: PLR2004 - an order
+        return known
+    times = sorted(scan.at for scan in doubted)
+    at, moved = times[0] - _NEXT, {}
+    claims = sorted(doubted, key=lambda scan: (_claimed(scan), scan.rank, scan.id))
+    for scan, came_in in zip(claims, times, strict=True):
+        at = max(came_in, at + _NEXT)
+        moved[scan.id] = scan._replace(at=at)
+    return facts.add((), (moved.get(scan.id, scan) for scan in known))
 
 
 class _Walk:
@@ -286,8 +305,10 @@ class _Walk:
 
     def _count_attempt(self, scan: Fact) -> None:
         before = self.attempted
-        if before is not None and (scan.at - before.at < (_DAY if before.day else _ATTEMPTS_APART)):
-            return
+        if before is not None:
+            first, at = _moments(before, scan)
+            if at - first < (_DAY if before.day else _ATTEMPTS_APART):
+                return
         self.attempted, self.attempts = scan, self.attempts + 1
         self.since, self.since_day = scan.at, scan.day
 
@@ -301,16 +322,28 @@ def _is(when: When, last: Fact, scan: Fact) -> bool:
     """Tell whether a scan that follows another does so in this sense."""
     if when == "after":
         return True
+    before, at = _moments(last, scan)
     if when == "later_day":
         if last.day:
-            return scan.at >= last.at + _DAY
+            return at >= before + _DAY
         if scan.day:
-            return scan.at > last.at
-        return scan.at.date() > last.at.date() and scan.at - last.at >= _TOUR
+            return at > before
+        return at.date() > before.date() and at - before >= _TOUR
     if last.day or scan.day:
         return True  # within a day, rank has decided
     same = last.get("source") == scan.get("source")
-    return scan.at - last.at > (timedelta() if same else _CLOCKS_DIFFER)
+    return at - before > (timedelta() if same else _CLOCKS_DIFFER)
+
+
+def _moments(one: Fact, other: Fact) -> tuple[datetime, datetime]:
+    """Return when two scans happened, to be compared: of two that claim the future, as they claim."""
+    if one.get("raw_at") and other.get("raw_at"):
+        return _claimed(one), _claimed(other)
+    return one.at, other.at
+
+
+def _claimed(scan: Fact) -> datetime:
+    return parse_instant(str(scan.get("raw_at")))
 
 
 def _eta_said(scan: Fact) -> datetime | None:

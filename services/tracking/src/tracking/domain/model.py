@@ -124,6 +124,12 @@ def names(shop: str, data: ScanReported) -> Named | None:
     return Named(shop, data.order_id, data.shipment_id)
 
 
+def _only_of(data: ScanReported) -> tuple[str, ...]:
+    """Return the one order that a scan is of although others may have a parcel of its name: () for none."""
+    own = not number_ref(data.tracking_number)
+    return (data.order_id,) if own and data.order_id is not None else ()
+
+
 def scan_id(shop: str, data: ScanReported) -> UUID:
     """Return a scan's id, made of what it says: told again, by whichever way, it is the same scan.
 
@@ -139,6 +145,7 @@ def scan_id(shop: str, data: ScanReported) -> UUID:
         data.action_required or None,
         data.place,
         data.raw_status,
+        *_only_of(data),
     )
     return event_id(shop, "scan", *("" if one is None else str(one) for one in said))
 
@@ -170,7 +177,7 @@ def scan_fact(data: ScanReported, said: object, now: datetime) -> Fact:
         eta_to=rfc3339(eta.to) if eta and eta.to else None,
         eta_said=rfc3339(clamp(eta_said, now)) if eta_said else None,
         source=data.source,
-        order=data.order_id if names("", data) else None,
+        order=data.order_id if data.shipment_id is not None else None,
         raw=data.raw_status,
         received=rfc3339(now),
         raw_at=rfc3339(data.occurred_at) if at is not data.occurred_at else None,
