@@ -1,6 +1,6 @@
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -72,6 +72,16 @@ def test_a_scan_of_which_only_the_date_is_known_may_say_just_that() -> None:
     assert one.scans[0].occurred_at == datetime(2026, 11, 11, tzinfo=UTC)
     with pytest.raises(HistoryInvalid, match=r"scans\.0\.occurred_at"):
         list(read([orjson.dumps(line(scans=[bare | {"occurred_at": "2026-11-31"}]))]))
+
+
+def test_countries_in_small_letters_and_promises_of_one_day_are_read() -> None:
+    said = line(
+        ship_from_country="", ship_to_country="si", promise={"from": None, "to": "2026-11-12"}
+    )
+    (one,) = read([orjson.dumps(said)])
+    assert (one.ship_from_country, one.ship_to_country) == (None, "SI")
+    assert one.promise is not None
+    assert (one.promise.from_, one.promise.to) == (date(2026, 11, 12),) * 2
 
 
 @pytest.mark.parametrize(

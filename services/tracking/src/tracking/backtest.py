@@ -100,6 +100,19 @@ class PastParcel(Value):
     def _none(cls, said: object) -> object:
         return () if said is None else said
 
+    @field_validator("ship_from_country", "ship_to_country", mode="before")
+    @classmethod
+    def _written_anyhow(cls, said: object) -> object:
+        return (said.strip().upper() or None) if isinstance(said, str) else said
+
+    @field_validator("promise", mode="before")
+    @classmethod
+    def _until(cls, said: object) -> object:
+        """Read a promise of one day, which names only its last one."""
+        if isinstance(said, dict) and said.get("from") is None:
+            return {**said, "from": said.get("to")} if said.get("to") else None
+        return said
+
     @property
     def zone(self) -> ZoneInfo:
         """The destination's time zone, in which its promised day ends."""

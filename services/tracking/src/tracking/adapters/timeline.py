@@ -65,7 +65,8 @@ class Timeline:
     def shown(self, steps: Sequence[Step]) -> dict[str, list[Step]]:
         """Return what is shown at once (`timeline`) and what on request (`earlier`), newest first.
 
-        Of equal times, the step that stands later is the newer. What two sources told of the same day in the same words stands there once.
+        Of equal times, the step that stands later is the newer. What two sources told of the same day in the
+        same words stands there once.
         """
         told: list[Step] = []
         for step in sorted(steps, key=lambda step: step["at"])[::-1]:
