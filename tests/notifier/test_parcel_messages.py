@@ -226,6 +226,8 @@ def test_a_delay_says_the_old_and_the_new_date_why_and_when_we_write(kind: str) 
     assert "We write again" not in unknown.text
     one_day = render(kind, new="2026-11-28/2026-11-28", parcel=None)
     assert one_day.subject.endswith("1 day late")
+    again = render(kind, old="2026-11-30/2026-11-30", new="2026-12-04/2026-12-04", parcel=None)
+    assert again.subject.endswith("7 days late")  # in all, though she was told of three
 
 
 def test_a_late_parcel_of_several_does_not_make_the_whole_order_late() -> None:

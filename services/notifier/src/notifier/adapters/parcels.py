@@ -142,7 +142,9 @@ def parcel_values(
     hours += whose if hours else ""
     at, how = told.get("at"), told.get("how") or ""
     old, new = (_last_day(told.get(name)) for name in ("old", "new"))
-    late = (Date.fromisoformat(new) - Date.fromisoformat(old)).days if old and new else 0
+    promised = (order.get("promise") or {}).get("to") or old
+    first = min(old, promised) if old else ""  # a second notice too says how late it is in all
+    late = (Date.fromisoformat(new) - Date.fromisoformat(first)).days if first and new else 0
     lost = told.get("cause") == "returning"
     time = "" if at is None or told.get("day") else _time(at, zone) + whose
     return {
