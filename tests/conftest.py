@@ -48,29 +48,31 @@ async def database_url(postgres_server: Postgres) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 def templates() -> dict[str, str]:
-    """Names of the databases that hold a service's migrated, empty schema: made once a session."""
+    """Names of the databases that hold migrated, empty schemas: made once a session."""
     return {}
 
 
-Migrated = Callable[[str], Awaitable[str]]
+Migrated = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
 async def migrated(postgres_server: Postgres, templates: dict[str, str]) -> AsyncIterator[Migrated]:
-    """Make a fresh database with the schema of the named service at its newest revision."""
+    """Make a fresh database with the schemas of the named services at their newest revisions."""
     server = postgres_server.url.rsplit("/", 1)[0]
     admin = await asyncpg.connect(postgres_server.url)
     made = []
 
-    async def make(package: str) -> str:
-        if package not in templates:
-            name = f"template_{package}_{uuid4().hex[:8]}"
+    async def make(*packages: str) -> str:
+        wanted = " ".join(packages)
+        if wanted not in templates:
+            name = f"template_{uuid4().hex}"
             await admin.execute(f"create database {name}")
-            await migrations.ensure(f"{server}/{name}", package)
-            templates[package] = name
+            for package in packages:
+                await migrations.ensure(f"{server}/{name}", package)
+            templates[wanted] = name
         made.append(name := f"t{uuid4().hex}")
         await admin.execute(
-            f"create database {name} template {templates[package]} strategy file_copy"
+            f"create database {name} template {templates[wanted]} strategy file_copy"
         )
         return f"{server}/{name}"
 

@@ -27,6 +27,21 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A running server for tests that leave it as it is."""
+    with Postgres.temporary() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """The place of one database whose server each test starts and ends: initdb takes a second."""
+    with tempfile.TemporaryDirectory(prefix="afterglow-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name) / "pg"
+
+
 def ask(url: str, query: str) -> object:
     async def run() -> object:
         connection = await asyncpg.connect(url)
@@ -38,22 +53,20 @@ def ask(url: str, query: str) -> object:
     return asyncio.run(run())
 
 
-def test_a_query_is_answered_over_tcp_and_over_the_socket() -> None:
-    with Postgres.temporary() as server:
-        assert ask(server.url, "SELECT 1") == 1
-        assert ask(server.socket_url, "SELECT 1") == 1
-        assert "127.0.0.1" in server.url
+def test_a_query_is_answered_over_tcp_and_over_the_socket(server: Postgres) -> None:
+    assert ask(server.url, "SELECT 1") == 1
+    assert ask(server.socket_url, "SELECT 1") == 1
+    assert "127.0.0.1" in server.url
 
 
-def test_a_wrong_password_is_refused() -> None:
-    with Postgres.temporary() as server:
-        wrong = server.url.replace(server.url.split(":")[2].split("@")[0], "guess")
-        with pytest.raises(asyncpg.InvalidPasswordError):
-            ask(wrong, "SELECT 1")
+def test_a_wrong_password_is_refused(server: Postgres) -> None:
+    wrong = server.url.replace(server.url.split(":")[2].split("@")[0], "guess")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        ask(wrong, "SELECT 1")
 
 
-def test_data_survives_a_stop_and_a_start(folder: Path) -> None:
-    server = Postgres(folder / "pg", durable=False)
+def test_data_survives_a_stop_and_a_start(home: Path) -> None:
+    server = Postgres(home, durable=False)
     with server:
         ask(server.url, "CREATE TABLE kept (word text)")
         port = server.port
@@ -62,8 +75,8 @@ def test_data_survives_a_stop_and_a_start(folder: Path) -> None:
         assert server.port == port
 
 
-def test_after_a_stop_no_process_and_no_port_is_left(folder: Path) -> None:
-    server = Postgres(folder / "pg", durable=False)
+def test_after_a_stop_no_process_and_no_port_is_left(home: Path) -> None:
+    server = Postgres(home, durable=False)
     with server:
         assert cluster.processes_in(server.data)
         url = server.url
@@ -72,36 +85,32 @@ def test_after_a_stop_no_process_and_no_port_is_left(folder: Path) -> None:
         ask(url, "SELECT 1")
 
 
-def test_two_servers_on_two_folders_do_not_meet(folder: Path) -> None:
-    with Postgres(folder / "a", durable=False) as one, Postgres(folder / "b", durable=False) as two:
-        assert one.port != two.port
-        ask(one.url, "CREATE TABLE only_here ()")
-        assert ask(two.url, "SELECT to_regclass('only_here')") is None
+def test_two_servers_on_two_folders_do_not_meet(server: Postgres, home: Path) -> None:
+    with Postgres(home, durable=False) as other:
+        assert server.port != other.port
+        ask(server.url, "CREATE TABLE only_here ()")
+        assert ask(other.url, "SELECT to_regclass('only_here')") is None
 
 
-def test_a_second_server_on_the_same_folder_is_refused_in_one_line(folder: Path) -> None:
-    with (
-        Postgres(folder / "pg", durable=False),
-        pytest.raises(PostgresError, match="in use by another copy"),
-    ):
-        Postgres(folder / "pg", durable=False).start()
+def test_a_second_server_on_the_same_folder_is_refused_in_one_line(server: Postgres) -> None:
+    with pytest.raises(PostgresError, match="in use by another copy"):
+        Postgres(server.home, durable=False).start()
 
 
-def test_the_server_never_runs_as_root(folder: Path) -> None:
-    with Postgres(folder / "pg", durable=False) as server:
-        assert server.process is not None
-        assert Path(f"/proc/{server.process.pid}").stat().st_uid != 0
+def test_the_server_never_runs_as_root(server: Postgres) -> None:
+    assert server.process is not None
+    assert Path(f"/proc/{server.process.pid}").stat().st_uid != 0
 
 
-def test_a_server_killed_with_kill_9_is_started_again_with_its_data(folder: Path) -> None:
-    server = Postgres(folder / "pg")
+def test_a_server_killed_with_kill_9_is_started_again_with_its_data(home: Path) -> None:
+    server = Postgres(home)
     with server:
-        ask(server.url, "CREATE TABLE kept (word text)")
+        ask(server.url, "CREATE TABLE kept_as_well (word text)")
         assert server.process is not None
         server.process.kill()
         server.process.wait()
         server.start()
-        assert ask(server.url, "SELECT count(*) FROM kept") == 0
+        assert ask(server.url, "SELECT count(*) FROM kept_as_well") == 0
 
 
 RUNNER = """
@@ -114,9 +123,9 @@ time.sleep(60)
 """
 
 
-def start_runner(folder: Path) -> tuple[subprocess.Popen[str], int, int]:
+def start_runner(home: Path) -> tuple[subprocess.Popen[str], int, int]:
     runner = subprocess.Popen(
-        [sys.executable, "-c", RUNNER, str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUNNER, str(home)], stdout=subprocess.PIPE, text=True
     )
     assert runner.stdout is not None
     server, guardian = map(int, runner.stdout.readline().split())
@@ -131,28 +140,28 @@ def gone(data: Path, seconds: float = 10) -> bool:
     return not cluster.processes_in(data)
 
 
-def test_a_runner_killed_with_kill_9_leaves_no_server_behind(folder: Path) -> None:
-    runner, _server, _guardian = start_runner(folder / "pg")
+def test_a_runner_killed_with_kill_9_leaves_no_server_behind(home: Path) -> None:
+    runner, _server, _guardian = start_runner(home)
     runner.kill()
     runner.wait()
-    assert gone(folder / "pg" / "data")
+    assert gone(home / "data")
 
 
-def test_a_server_that_outlived_its_runner_and_guardian_is_replaced(folder: Path) -> None:
-    runner, old, guardian = start_runner(folder / "pg")
+def test_a_server_that_outlived_its_runner_and_guardian_is_replaced(home: Path) -> None:
+    runner, old, guardian = start_runner(home)
     os.kill(guardian, signal.SIGKILL)
     runner.kill()
     runner.wait()
-    assert cluster.processes_in(folder / "pg" / "data")
-    with Postgres(folder / "pg", durable=False) as server:
+    assert cluster.processes_in(home / "data")
+    with Postgres(home, durable=False) as server:
         assert ask(server.url, "SELECT 1") == 1
         assert server.process is not None
         assert server.process.pid != old
-    assert gone(folder / "pg" / "data")
+    assert gone(home / "data")
 
 
-def test_a_stale_pid_file_that_names_a_stranger_does_not_stop_the_start(folder: Path) -> None:
-    with Postgres(folder / "pg", durable=False) as server:
+def test_a_stale_pid_file_that_names_a_stranger_does_not_stop_the_start(home: Path) -> None:
+    with Postgres(home, durable=False) as server:
         lines = (server.data / "postmaster.pid").read_text().splitlines()
     # another user's process does not count for the server, so take one of its own user
     account = binaries.account_for(server.data)
@@ -160,7 +169,7 @@ def test_a_stale_pid_file_that_names_a_stranger_does_not_stop_the_start(folder: 
     try:
         pid_file = server.data / "postmaster.pid"
         pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
-        with Postgres(folder / "pg", durable=False) as again:
+        with Postgres(home, durable=False) as again:
             assert ask(again.url, "SELECT 1") == 1
         assert stranger.poll() is None
     finally:

@@ -154,6 +154,12 @@ async def started(module: str, env: dict[str, str], *, wait: bool = True) -> Asy
             await process.stop()
 
 
+async def until_ready(*processes: Process) -> None:
+    """Wait for processes that start at the same time."""
+    for process in processes:
+        await until(process.ready)
+
+
 class Shop:
     """What a shop does: it states orders and signs webhooks."""
 

@@ -26,7 +26,7 @@ from shared.clock import now
 from shared.events import rfc3339
 from shared.testing import placed_body
 
-from .stack import API_KEY, EASYPOST_SECRET, Process, Shop, service_env, started, until
+from .stack import API_KEY, EASYPOST_SECRET, Process, Shop, service_env, started, until, until_ready
 
 pytestmark = pytest.mark.timeout(300)  # on one broker, one at a time
 LINK = re.compile(r"https?://\S+/t/([A-Za-z0-9_-]{22})")
@@ -104,10 +104,11 @@ async def stack(folder: Path, database_url: str, **changes: str) -> AsyncIterato
         track_url = f"http://127.0.0.1:{envs[1]['HTTP_PORT']}"
         envs = [env | {"TRACK_URL": track_url} for env in envs]
         async with (
-            started("order_events", envs[0]) as order_events,
-            started("tracking", envs[1]) as tracking,
-            started("notifier", envs[2]),
+            started("order_events", envs[0], wait=False) as order_events,
+            started("tracking", envs[1], wait=False) as tracking,
+            started("notifier", envs[2], wait=False) as notifier,
         ):
+            await until_ready(order_events, tracking, notifier)
             shop = Shop(client, order_events.public)
             yield Stack(shop, client, sink, tracking, uuid4().hex[:6])
 
@@ -120,8 +121,8 @@ def bus_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def url(migrated: Callable[[str], Awaitable[str]]) -> str:
-    return await migrated("notifier")
+async def url(migrated: Callable[..., Awaitable[str]]) -> str:
+    return await migrated("order_events", "tracking", "notifier")
 
 
 def scan(number: str, state: str, seconds_ago: float, **changes: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from shared.clock import now
 from shared.events import rfc3339
 from shared.testing import placed_body
 
-from .stack import Process, Shop, service_env, started, until
+from .stack import Process, Shop, service_env, started, until, until_ready
 
 pytestmark = pytest.mark.timeout(300)  # on one broker, one at a time
 DEMO_FILES = Path(str(afterglow.__file__)).parent / "demo_files"
@@ -64,9 +64,10 @@ async def stack(folder: Path, database_url: str, **changes: str) -> AsyncIterato
             service_env(folder, database_url, **({"SMTP_URL": smtp} | changes)) for _ in range(2)
         )
         async with (
-            started("order_events", first) as order_events,
-            started("notifier", second) as notifier,
+            started("order_events", first, wait=False) as order_events,
+            started("notifier", second, wait=False) as notifier,
         ):
+            await until_ready(order_events, notifier)
             yield Stack(Shop(client, order_events.public), sink, order_events, notifier)
 
 
@@ -81,8 +82,8 @@ def bus_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def both_migrated(migrated: Callable[[str], Awaitable[str]]) -> str:
-    return await migrated("notifier")
+async def all_migrated(migrated: Callable[..., Awaitable[str]]) -> str:
+    return await migrated("order_events", "tracking", "notifier")
 
 
 def shopify_order(number: int, **changes: Any) -> dict[str, Any]:
@@ -101,9 +102,9 @@ def text_of(mail: EmailMessage) -> str:
 
 
 async def test_an_order_becomes_one_mail_in_her_language_however_often_it_is_told(
-    tmp_path: Path, both_migrated: str, bus_url: str
+    tmp_path: Path, all_migrated: str, bus_url: str
 ) -> None:
-    async with stack(tmp_path, both_migrated, BUS_URL=bus_url) as made:
+    async with stack(tmp_path, all_migrated, BUS_URL=bus_url) as made:
         names = {"en": "Ana Novak", "ru": "Анна Иванова", "pl": "Łucja Żak", "sl": "Špela Čuk"}
         for number, (language, name) in enumerate(names.items()):
             who = {"name": name, "email": f"{language}@example.com", "locale": language}
@@ -182,19 +183,19 @@ async def _broker_away(folder: Path, url: str, servers: str, seconds: float, rat
 
 @pytest.mark.kafka
 async def test_while_the_broker_is_away_orders_are_taken_and_their_mails_follow(
-    tmp_path: Path, both_migrated: str, whole_kafka: str
+    tmp_path: Path, all_migrated: str, whole_kafka: str
 ) -> None:
-    await _broker_away(tmp_path, both_migrated, whole_kafka, 8, 20)
+    await _broker_away(tmp_path, all_migrated, whole_kafka, 8, 20)
 
 
 @pytest.mark.kafka
 @pytest.mark.soak
 @pytest.mark.timeout(400)
 async def test_while_the_broker_is_away_for_a_minute_under_load_every_mail_follows(
-    request: pytest.FixtureRequest, tmp_path: Path, both_migrated: str
+    request: pytest.FixtureRequest, tmp_path: Path, all_migrated: str
 ) -> None:
     servers = request.getfixturevalue("whole_kafka")
-    await _broker_away(tmp_path, both_migrated, servers, 60, 100)
+    await _broker_away(tmp_path, all_migrated, servers, 60, 100)
 
 
 async def test_after_postgres_was_away_every_acknowledged_order_becomes_its_mail(
@@ -234,9 +235,9 @@ async def test_after_postgres_was_away_every_acknowledged_order_becomes_its_mail
 
 
 async def test_an_erased_customer_gets_no_mail_and_leaves_no_address_behind(
-    tmp_path: Path, both_migrated: str
+    tmp_path: Path, all_migrated: str
 ) -> None:
-    async with stack(tmp_path, both_migrated, SMTP_URL="smtp://127.0.0.1:1") as made:
+    async with stack(tmp_path, all_migrated, SMTP_URL="smtp://127.0.0.1:1") as made:
         answer = await made.shop.shopify("orders/create", shopify_order(5001))
         assert answer.status_code == 202
 
@@ -256,7 +257,7 @@ async def test_an_erased_customer_gets_no_mail_and_leaves_no_address_behind(
             return shown["erased_at"] and shown["messages"][0]["state"] == "suppressed"
 
         await until(erased)
-        conn = await asyncpg.connect(both_migrated)
+        conn = await asyncpg.connect(all_migrated)
         try:
             tables = await conn.fetch(
                 """select format('%I.%I', table_schema, table_name) t from information_schema.tables

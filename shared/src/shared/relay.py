@@ -55,7 +55,7 @@ class Relay:
             if LINGER_FROM <= moved < BATCH_MAX:  # a moment's wait makes fewer, fuller transactions
                 await asyncio.sleep(LINGER_SECONDS)
             if moved < BATCH_MAX:
-                await life.wait(self._work, POLL_SECONDS)
+                await life.unless_stopping(life.wait(self._work, POLL_SECONDS))
         life.ended("relay")
 
     async def publish_batch(self) -> int:

@@ -133,7 +133,7 @@ class Dispatcher:
                 await life.wait(self._room, 0.05)
                 continue
             if not await self._claim_some(life, free):
-                await life.wait(self._wanted, POLL_SECONDS)
+                await life.unless_stopping(life.wait(self._wanted, POLL_SECONDS))
 
     async def _claim_some(self, life: Life, free: int) -> bool:
         """Claim at most so many messages and queue them; tell whether there were any."""
