@@ -20,7 +20,7 @@ from tracking.sweep import Sweep
 from tracking.watch import Watcher
 
 TOPICS: Final = ("orders", "scans")
-COUNT_SECONDS: Final = 15.0  # a million parcels are counted in a tenth of a second
+COUNT_SECONDS: Final = 60.0  # a million parcels are counted in a tenth of a second
 
 
 def create_app(settings: Settings) -> Service:

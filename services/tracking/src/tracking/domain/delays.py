@@ -151,6 +151,7 @@ def rules_for(shop: Shop, carrier: str | None, country: str | None) -> Rules:
     return Rules(route, limits, shop.delays.tolerance / 1000, cut_off)
 
 
+@lru_cache(1024)
 def _usual(*countries: str | None) -> WorkingDays:
     return WorkingDays(countries=tuple(sorted({c for c in countries if c})))
 

@@ -80,24 +80,20 @@ class View(NamedTuple):
 class Levels:
     """When a silence that began at `start` has lasted one, two, … working days."""
 
-    __slots__ = ("ends",)
+    __slots__ = ("_ends", "_route")
 
     def __init__(self, start: datetime, route: Route) -> None:
-        first = route.working.time_after(start, _DAY, route.zone)
-        here = first.astimezone(route.zone)
-        self.ends = [
-            first,
-            *(
-                route.at(
-                    route.working.forward(here.date(), days), here.timetz().replace(tzinfo=None)
-                )
-                for days in range(1, LEVELS)
-            ),
-        ]
+        self._route = route
+        self._ends = [route.working.time_after(start, _DAY, route.zone)]
 
     def at(self, now: datetime) -> int:
         """Return for how many whole working days it has lasted."""
-        return bisect_right(self.ends, now)
+        ends = self._ends
+        while ends[-1] <= now and len(ends) < LEVELS:  # most are asked about the first days only
+            here = self._route.local(ends[0])
+            day = self._route.working.forward(here.date(), len(ends))
+            ends.append(self._route.at(day, here.time()))
+        return bisect_right(ends, now)
 
 
 def standing(view: View | None, route: Route, now: datetime, levels: Levels | None) -> str:
