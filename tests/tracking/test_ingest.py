@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from prometheus_client import REGISTRY
 from tests import vectors
 
 from shared.clock import now
@@ -136,7 +137,13 @@ async def test_an_unknown_state_is_told_with_its_place_and_the_words_there_are(
 async def test_the_content_type_and_the_size_are_bounded(front: Front) -> None:
     for kind in ("text/plain", "", "application/xml", "application/json; charset=latin-1"):
         assert (await front.post(scan_body(), kind=kind)).status_code == 415, kind
+    refused = (
+        "afterglow_http_requests_total",
+        {"service": "tracking", "route": "refused", "status": "413"},
+    )
+    before = REGISTRY.get_sample_value(*refused) or 0
     assert (await front.post(b" " * 2_000_000)).status_code == 413
+    assert REGISTRY.get_sample_value(*refused) == before + 1
 
 
 async def test_a_batch_is_an_array_and_one_event_is_none(front: Front) -> None:

@@ -158,7 +158,11 @@ def http_app(service: str, routes: Sequence[Route]) -> ASGIApp:
     app = FastAPI(title=f"afterglow {service}", openapi_url=None)
     app.router.routes.extend(counted)
     app.add_exception_handler(HTTPException, _http_error)
-    return SecurityHeaders(BodyLimit(_Front(counted, app)))
+
+    def refused(status: int) -> None:
+        HTTP_REQUESTS.labels(service, "refused", str(status)).inc()
+
+    return SecurityHeaders(BodyLimit(_Front(counted, app), refused=refused))
 
 
 # ---------------------------------------------------------------- the server

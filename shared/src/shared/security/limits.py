@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,8 +44,11 @@ class BodyLimit:
         app: ASGIApp,
         max_bytes: int = BODY_BYTES_MAX,
         max_seconds: float = BODY_SECONDS_MAX,
+        refused: Callable[[int], object] = lambda _: None,
     ) -> None:
+        """Take the application, the bounds, and who is told the status of each refusal."""
         self.app = app
+        self.refused = refused
         self.max_bytes = max_bytes
         self.max_seconds = max_seconds
 
@@ -57,8 +60,9 @@ class BodyLimit:
         try:
             self._check_headers(scope["headers"])
             body = await self._read(receive)
-        except Refused as refused:
-            await _answer(refused, receive, send)
+        except Refused as error:
+            self.refused(error.status)
+            await _answer(error, receive, send)
             return
         if body is not None:
             await self.app(scope, _replay(body, receive), send)
