@@ -13,6 +13,7 @@ import pytest
 from afterglow import catcher
 from afterglow.mailbox import Mailbox
 from afterglow.postgres import free_port
+from afterglow.settings import HOST
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -25,7 +26,7 @@ class Caught:
     session: aiohttp.ClientSession
 
     async def send(self, message: bytes, times: int = 1) -> None:
-        client = aiosmtplib.SMTP(hostname=catcher.HOST, port=self.smtp_port)
+        client = aiosmtplib.SMTP(hostname=HOST, port=self.smtp_port)
         async with client:
             for _ in range(times):
                 await client.sendmail("bounce@shop.example", ["ana@example.com"], message)
@@ -38,7 +39,7 @@ async def caught() -> AsyncIterator[Caught]:
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as session:
         group.create_task(catcher.serve(mailbox, smtp_port, http_port, stopping))
-        url = f"http://{catcher.HOST}:{http_port}"
+        url = f"http://{HOST}:{http_port}"
         for _ in range(200):
             try:
                 async with session.get(f"{url}/healthz"):

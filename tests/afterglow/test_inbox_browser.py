@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from afterglow import catcher
 from afterglow.mailbox import Mailbox
 from afterglow.postgres import free_port
+from afterglow.settings import HOST
 
 pytestmark = pytest.mark.timeout(120)
 RAW = """From: Leaf & Kettle <tea@shop.example>
@@ -50,7 +51,7 @@ def inbox() -> Iterator[Inbox]:
         )
     )
     thread.start()
-    yield Inbox(f"http://{catcher.HOST}:{http_port}", mailbox)
+    yield Inbox(f"http://{HOST}:{http_port}", mailbox)
     loop.call_soon_threadsafe(stopping.set)
     thread.join()
     loop.close()

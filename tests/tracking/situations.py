@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from shared.events import OrderShipped, ScanReported
+from shared.events import OrderShipped, ScanReported, number_ref
 from shared.facts import add, fact
 from shared.shops import Shop, parse
 from shared.testing import placed
 from tracking.adapters.story import Subject
 from tracking.domain.advance import look
 from tracking.domain.episodes import open_
-from tracking.domain.model import Order, Parcel, Track, about, number_ref, scan_fact, shipment_ref
+from tracking.domain.model import Order, Parcel, Track, about, scan_fact, shipment_ref
 from tracking.domain.pace import Pace
 
 NOW = datetime(2026, 11, 24, 13, 30, tzinfo=UTC)  # a Tuesday, half past two in Ljubljana

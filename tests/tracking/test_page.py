@@ -256,12 +256,17 @@ def test_without_carrier_data_it_says_so_and_shows_the_promise() -> None:
     assert "On its way" not in text
 
 
+def window_abroad(country: str, first: str, last: str) -> str:
+    """Return the words about a parcel to a country, expected in this window."""
+    eta = {"from": first, "to": last}
+    abroad = ship(order("en", ship_to={"country": country}))
+    return words(scan(abroad, "in_transit", ago(hours=3), eta=eta))
+
+
 def test_a_window_of_hours_stands_in_the_customers_time() -> None:
     text = words(SITUATIONS["out"]("en"))
     assert "Expected Today, Tuesday 24 November, 14:00–17:00" in text
-    abroad = order("en", ship_to={"country": "JP"})
-    eta = {"from": "2026-11-24T20:00:00Z", "to": "2026-11-24T23:00:00Z"}
-    text = words(scan(ship(abroad), "in_transit", ago(hours=3), eta=eta))
+    text = window_abroad("JP", "2026-11-24T20:00:00Z", "2026-11-24T23:00:00Z")
     assert "Expected Tomorrow, Wednesday 25 November, 05:00–08:00" in text
     assert "All times: Tokyo" in text
 
@@ -282,9 +287,7 @@ def test_a_bare_date_stays_that_date_west_of_greenwich() -> None:
 def test_where_a_country_has_several_clocks_the_page_goes_by_most_peoples_as_the_alarms_do() -> (
     None
 ):
-    abroad = order("en", ship_to={"country": "US"})
-    eta = {"from": "2026-11-26T02:00:00Z", "to": "2026-11-26T03:00:00Z"}
-    text = words(scan(ship(abroad), "in_transit", ago(hours=3), eta=eta))
+    text = window_abroad("US", "2026-11-26T02:00:00Z", "2026-11-26T03:00:00Z")
     assert "Expected Tomorrow, Wednesday 25 November, 21:00–22:00" in text
     assert "All times: New York" in text
 

@@ -5,10 +5,8 @@ from typing import Final
 
 from shared.shops import Shop
 
-_ASKED: Final = (
-    "aftership",
-    "easypost",
-)  # aggregators that are told of parcels and asked about them
+# Aggregators that are told of parcels and asked about them.
+_ASKED: Final = ("aftership", "easypost")
 _TELL_SCANS: Final = frozenset({
     *_ASKED, "shippo", "seventeentrack", "shipengine", "sendcloud", "shopify",
 })  # fmt: skip

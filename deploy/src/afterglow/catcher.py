@@ -15,10 +15,10 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from afterglow.inbox import inbox_app
 from afterglow.mailbox import Mailbox
+from afterglow.settings import HOST
 from shared.observability import configure_logs
 from shared.web import Server
 
-HOST = "127.0.0.1"
 _LARGEST_MESSAGE = 32 * 1024 * 1024
 log = structlog.get_logger(__name__)
 

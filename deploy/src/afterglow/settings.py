@@ -3,6 +3,9 @@
 import os
 from collections.abc import Mapping
 
+HOST = "127.0.0.1"
+"""Where all that the runner starts listens: on this machine only."""
+
 _DEFAULT_INTERNAL = (
     "order-events=http://127.0.0.1:9001,"
     "tracking=http://127.0.0.1:9002,"

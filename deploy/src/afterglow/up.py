@@ -19,10 +19,10 @@ from afterglow.children import Child, Children, Program, RunnerError, Say, super
 from afterglow.demo_shop import DAY_SECONDS, SHOP, DemoShop, kept_secret, make_demo_shop
 from afterglow.guardian import Guardian
 from afterglow.postgres import Postgres, PostgresError
+from afterglow.settings import HOST
 
 DEFAULT_DATA = Path(".afterglow")
 DEFAULT_BASE_PORT = 8000
-HOST = "127.0.0.1"  # taken from the catcher, it would cost each command half a second of imports
 CONNECTION_FILES = ("demo.json", "running.json")
 _BASE_PORT_MAX = 65535 - 1004
 _SMTP_OFFSET, _INBOX_OFFSET, _INTERNAL_OFFSET = 25, 80, 1000

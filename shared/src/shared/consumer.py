@@ -87,7 +87,9 @@ class Consumer:
         while not life.stopping.is_set():
             life.turned(name)
             try:
-                records = await self._poll(life, subscription)
+                # what a poll that is cut short had read is handed out again, to another member
+                polled = await life.unless_stopping(subscription.poll(BATCH_MAX, POLL_SECONDS))
+                records = polled or []
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -108,16 +110,6 @@ class Consumer:
                 await subscription.rewind(records)
                 await life.sleep(backoff)
                 backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
-
-    async def _poll(self, life: Life, subscription: Subscription) -> list[Record]:
-        records: list[Record] = []
-
-        async def poll() -> None:
-            records.extend(await subscription.poll(BATCH_MAX, POLL_SECONDS))
-
-        # what a poll that is cut short had read is handed out again, to another member
-        await life.unless_stopping(poll())
-        return records
 
     async def _work(self, subscription: Subscription, records: list[Record]) -> None:
         await self._count_start(records)

@@ -49,18 +49,10 @@ class GroupCommit(Generic[T, R]):
 
     async def run(self, life: Life) -> None:
         """Work until the process closes, then finish what still waits."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._wake_at_the_end(life))
-                await self._work_off(life)
-        except ExceptionGroup as failed:  # only the work can fail
-            raise failed.exceptions[0] from None
-
-    async def _work_off(self, life: Life) -> None:
         while not (life.closing.is_set() and not self._waiting):
             if not self._waiting:
                 self._arrived.clear()
-                await self._arrived.wait()
+                await life.unless_closing(self._arrived.wait())
                 continue
             if self._last_size >= LINGER_FROM:  # in this moment more come to share the commit
                 await asyncio.sleep(LINGER_SECONDS)
@@ -68,10 +60,6 @@ class GroupCommit(Generic[T, R]):
             self._last_size = len(batch)
             del self._waiting[: self._size_max]
             await self._serve(batch)
-
-    async def _wake_at_the_end(self, life: Life) -> None:
-        await life.closing.wait()
-        self._arrived.set()
 
     async def _serve(self, batch: list[tuple[T, "asyncio.Future[R]"]]) -> None:
         try:

@@ -67,17 +67,13 @@ class Life:
         except TimeoutError:
             pass
 
-    async def unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do this, or as much of it as there is time for until the process is to stop."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                doing = group.create_task(work)
-                stop = group.create_task(self.stopping.wait())
-                await asyncio.wait([doing, stop], return_when=asyncio.FIRST_COMPLETED)
-                doing.cancel()
-                stop.cancel()
-        except ExceptionGroup as failed:  # only the work can fail
-            raise failed.exceptions[0] from None
+    async def unless_stopping(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Do this, or as much of it as there is time for until the process is to stop: then return None."""
+        return await _unless(self.stopping, work)
+
+    async def unless_closing(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Do this, or as much of it as there is time for until the process closes: then return None."""
+        return await _unless(self.closing, work)
 
     def stuck(self) -> str | None:
         """Return the name of a loop that has not turned in time."""
@@ -96,3 +92,16 @@ class Life:
                     return
 
         threading.Thread(target=guard, name="watchdog", daemon=True).start()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            doing = group.create_task(work)
+            ends = group.create_task(event.wait())
+            await asyncio.wait([doing, ends], return_when=asyncio.FIRST_COMPLETED)
+            doing.cancel()
+            ends.cancel()
+    except ExceptionGroup as failed:  # only the work can fail
+        raise failed.exceptions[0] from None
+    return None if doing.cancelled() else doing.result()

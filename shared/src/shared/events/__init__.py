@@ -77,6 +77,7 @@ from shared.events.outcomes import (
     ShipmentRecovered,
     ShipmentStatusChanged,
     SurveyAnswered,
+    number_ref,
 )
 from shared.events.registry import INBOUND_TYPES, REGISTRY, TOPICS
 from shared.events.values import (
@@ -174,6 +175,7 @@ __all__ = [
     "from_http",
     "from_record",
     "locale_or_none",
+    "number_ref",
     "parse_email",
     "parse_instant",
     "parse_phone",

@@ -27,6 +27,11 @@ Channel = Literal["email", "sms"]
 Score = Annotated[int, Field(strict=True, ge=1, le=5)]
 
 
+def number_ref(tracking_number: str | None) -> str | None:
+    """Return the name under which scans of a tracking number meet, however it is spelt; None for none."""
+    return "".join(c for c in tracking_number or "" if c.isalnum()).upper() or None
+
+
 class ScanReported(EventData):
     """What a carrier said about a parcel, in our words; `raw_status` keeps the carrier's.
 
@@ -53,18 +58,15 @@ class ScanReported(EventData):
 
     @model_validator(mode="after")
     def _about_a_parcel(self) -> Self:
-        if not self._number() and self.shipment_id is None:
+        if number_ref(self.tracking_number) is None and self.shipment_id is None:
             raise ValueError("needs a tracking_number or a shipment_id")
         return self
 
     def key(self, shop: str) -> str:
         """Return the order's key, or the parcel's while its order is not known."""
         if self.order_id is None:
-            return f"{shop}:{self._number() or self.shipment_id}"
+            return f"{shop}:{number_ref(self.tracking_number) or self.shipment_id}"
         return super().key(shop)
-
-    def _number(self) -> str:
-        return "".join(c for c in self.tracking_number or "" if c.isalnum()).upper()
 
 
 class ShipmentFact(OrderFact):

@@ -20,14 +20,20 @@ class Boxes:
     """Puts the open delays of one order and her requests into words."""
 
     def __init__(
-        self, order: Order, shop: Shop, language: Language, days: Days, delays: Sequence[Episode]
+        self,
+        order: Order,
+        shop: Shop,
+        language: Language,
+        days: Days,
+        delays: Sequence[Episode],
+        *,
+        cancelled: bool,
     ) -> None:
         self.shop, self.language, self.days, self.delays = shop, language, days, delays
+        self.cancelled = cancelled
         self.asked = {(one.shipment_id, one.episode): one for one in choices.requested(order)}
         known = {(one.shipment_id, one.episode) for one in delays}
         self.asked_only = [one for key, one in self.asked.items() if key not in known]
-        ends = [one for one in order.facts if one.type == "order.cancelled.v1"]
-        self.cancelled = any(not (one.get("partial") or one.get("items")) for one in ends)
         self.newest_asked = max(self.asked.values(), key=lambda one: one.at, default=None)
 
     def of_order(self, *, rest: bool) -> list[Values]:
@@ -49,7 +55,7 @@ class Boxes:
         return self.language.text(sentence)
 
     def _delay(self, late: Episode, one: Shipment | None = None, *, rest: bool = False) -> Values:
-        sentences = []
+        sentences, back = [], late.cause == "returning"
         if late.old is not None:
             until = self.days.until(late.old.to)
             promised = self.text("We promised it by %(until)s and will not make it. We are sorry.")
@@ -60,19 +66,17 @@ class Boxes:
             sentences.append(self.text(words.REASON[one.reason]))
         elif late.cause in CAUSE:
             sentences.append(self.text(CAUSE[late.cause]))
-        if late.new is None and late.cause != "returning":
+        if late.new is None and not back:
             sentences.append(self.text("We do not know the new date yet."))
         elif late.new is not None and rest:  # no line above names it
             until = self.days.until(late.new.to)
             sentences.append(self.text("With you by %(until)s.") % {"until": until})
         contact = late.next_contact_at if self.shop.writes("delay_update") else None
         title = "Why the rest is late" if rest else "Why it is late"
-        if late.cause == "returning":
-            title = "What happens next"
-        back, asked = late.cause == "returning", self._asked_about(late)
-        wishes = words.WISH_BACK if back else words.WISH
-        back = back and asked is not None and asked.episode == late.episode
-        return self._asked_values(asked, back=back) | {
+        title = "What happens next" if back else title
+        wishes, asked = words.WISH_BACK if back else words.WISH, self._asked_about(late)
+        chosen_of_these = back and asked is not None and asked.episode == late.episode
+        return self._asked_values(asked, back=chosen_of_these) | {
             "title": self.text(title),
             "sentences": sentences,
             "next_contact": self.days.until_moment(contact) if contact else "",

@@ -12,10 +12,10 @@ from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from shared.events import Eta, ScanReported, ShipmentState
+from shared.events import Eta, ScanReported, ShipmentState, number_ref
 from shared.events.values import OrderId
 from shared.reading import Json, build, ident, instant, midnight, rows, text, unix_time
-from tracking.domain.model import Report, Unusable, number_ref
+from tracking.domain.model import Report, Unusable
 
 SCANS_MAX: Final = 200
 UNMAPPED: Final = "unmapped"  # the reason of a scan whose word we do not know

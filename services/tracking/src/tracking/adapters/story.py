@@ -82,7 +82,9 @@ class _Teller:
         there = [one for one in subject.shipments.values() if not one.parcel.withdrawn]
         self.shipments = sorted(there, key=_first_sent)
         self.delays = [] if self.state.cancelled else list(subject.delays)
-        self.boxes = Boxes(self.order, self.shop, language, self.days, self.delays)
+        self.boxes = Boxes(
+            self.order, self.shop, language, self.days, self.delays, cancelled=self.state.cancelled
+        )
         self.names = {line.line_id: line.name for line in self.about.lines} if self.about else {}
 
     # ------------------------------------------------------------ the whole

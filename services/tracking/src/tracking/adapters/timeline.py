@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 
 from shared.facts import Fact
@@ -37,20 +38,13 @@ class Timeline:
 
     def of_parcel(self, one: Shipment) -> list[Step]:
         """Return that it was sent and what was scanned since, oldest first, without what nobody understands."""
-        sent, steps = one.parcel.shipped_at, list[Step]()
-        if sent is not None:
-            steps.append(self._step(sent, words.SENT, day=one.parcel.body.precision == "day"))
-        newest = None
-        for scan in one.scans:
-            if scan.get("state") not in words.STEP:
-                continue
-            step = self._scan(scan)
-            # The midnight of a bare date is no time: it stands where the fold of scans has it.
-            if newest is not None:
-                step["at"] = max(step["at"], newest)
-            newest = step["at"]
-            steps.append(step)
-        return steps
+        sent, day = one.parcel.shipped_at, one.parcel.body.precision == "day"
+        left = [self._step(sent, words.SENT, day=day)] if sent is not None else []
+        steps = [self._scan(scan) for scan in one.scans if scan.get("state") in words.STEP]
+        # The midnight of a bare date is no time: it stands where the fold of scans has it.
+        for before, step in pairwise(steps):
+            step["at"] = max(step["at"], before["at"])
+        return [*left, *steps]
 
     def of_order(self, facts: Iterable[Fact]) -> list[Step]:
         """Return what the shop did with the order as a whole, oldest first."""

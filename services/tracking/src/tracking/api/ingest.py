@@ -12,12 +12,12 @@ from starlette.routing import Route
 from shared import ingest
 from shared.clock import now
 from shared.errors import Refused, Unusable
-from shared.events import Inbound, ScanReported, from_bare
+from shared.events import Inbound, ScanReported, from_bare, number_ref
 from shared.reading import parse, text
 from shared.security import media_type, read_json
 from shared.shops import Shop, Shops
 from tracking.adapters import aftership, easypost, sendcloud, seventeentrack, shipengine, shippo
-from tracking.domain.model import SCAN, number_ref
+from tracking.domain.model import SCAN
 from tracking.handlers import Answer, Choice, Delivery
 
 API: Final = "api"  # the source of what a shop's own system states

@@ -11,7 +11,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from shared import ingest
-from shared.clock import now as clock_now
 from shared.errors import Refused
 from shared.facts import Fact
 from shared.shops import Shop, Shops
@@ -145,16 +144,15 @@ async def _past(
     db: Database, shop: Shop, days: timedelta, day_seconds: float
 ) -> AsyncIterator[bytes]:
     """Yield a line of JSON for each parcel that left within so many days, order by order."""
-    after = ""
+    now, after = await history.find_time(db), ""
     while ids := await history.next_orders(db, shop.id, after, days, _ORDERS_AT_ONCE):
         for order_id in ids:
             order = await store.load_order(db, shop.id, order_id)
             if order is None:
                 continue
-            today = Pace(order.known_since, day_seconds).calendar(clock_now())
-            for parcel in _past_parcels(
-                order, shop, today.astimezone(order.zone(shop.zone)).date()
-            ):
+            today = Pace(order.known_since, day_seconds).calendar(now)
+            day = today.astimezone(order.zone(shop.zone)).date()
+            for parcel in _past_parcels(order, shop, day):
                 yield orjson.dumps(parcel, option=orjson.OPT_UTC_Z) + b"\n"
         after = ids[-1]
 

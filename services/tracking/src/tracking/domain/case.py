@@ -23,9 +23,7 @@ MISSES_MAX: Final = 2  # own alarms about one parcel; what the carrier says itse
 
 _MOVES: Final = frozenset({"in_transit", "out_for_delivery", "ready_for_pickup"})
 _SAID_BY_CARRIER: Final = frozenset({"eta_changed", "returning"})
-_SAID_BY_SCAN: Final = frozenset(
-    {"eta_changed", "returning", "delivery_attempted", "delayed", "exception"}
-)
+_SAID_BY_SCAN: Final = _SAID_BY_CARRIER | {"delivery_attempted", "delayed", "exception"}
 _SILENT: Final = frozenset({"not_shipped", "not_collected", "silence"})
 
 

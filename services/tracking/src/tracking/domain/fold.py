@@ -196,7 +196,7 @@ def _as_claimed(known: tuple[Fact, ...]) -> tuple[Fact, ...]:
 
     They bear the times at which they came in, and those say nothing of which happened first.
     """
-    doubted = [scan for scan in known if "raw_at" in dict(scan.extra)]
+    doubted = [scan for scan in known if scan.get("raw_at")]
     if len(doubted) < 2:  # noqa: PLR2004 - an order
         return known
     times = sorted(scan.at for scan in doubted)

@@ -23,6 +23,7 @@ from shared.events import (
     ScanReported,
     ShipmentWithdrawn,
     event_id,
+    number_ref,
     parse_instant,
     rfc3339,
 )
@@ -80,11 +81,6 @@ def about(data: OrderPlaced) -> About:
 
 
 @lru_cache(8192)  # it is asked several times for each scan
-def number_ref(tracking_number: str | None) -> str | None:
-    """Return the name under which scans of a tracking number meet, however it is spelt; None for none."""
-    return "".join(c for c in tracking_number or "" if c.isalnum()).upper() or None
-
-
 def shipment_ref(shipment_id: str) -> str:
     """Return the name under which scans meet that name the shop's shipment, not a number."""
     return f"{_OWN}{shipment_id}"

@@ -34,7 +34,7 @@ WEIGHT: Final = 15  # parcels that what is assumed of an unknown carrier counts 
 _DAYS_MAX: Final = 40
 _LAST: Final = {"ofd": 0.9, "none": 0.02, "moving": 0.08}
 _LOST: Final = {"ofd": 0.012, "none": 0.004, "moving": 0.004}
-"""How often no scan says "delivered", by what was scanned last: of tours more is soon known."""
+"""How often no scan says "delivered", by what was scanned last, of a carrier whose other scans do not tell."""
 
 _MISSED: Final = 0.02  # parcels delivered with no scan that says "out for delivery"
 _WRONG_ETAS: Final = 0.08
@@ -182,15 +182,14 @@ class Profile:
         A tour after which nothing is heard may as well be a parcel lost at the door. A carrier that hardly
         ever forgets the scan before does not forget this one.
         """
-        lane, weight, assumed = self._lanes[abroad], 3 * WEIGHT, _LOST[kind]
+        lane, weight = self._lanes[abroad], 3 * WEIGHT
         seen = lane.last
         if 2 * seen["none"] > seen.total() > 0:  # it hardly scans: only the stop itself tells
             gone = lane.gone.total()
-            return (gone + assumed * weight) / (seen.total() + gone + weight)
+            return (gone + weight * _LOST[kind]) / (seen.total() + gone + weight)
         tours = seen["ofd"] + lane.gone["ofd"]
         missed = (seen.total() - seen["ofd"] + WEIGHT * _MISSED) / (seen.total() + WEIGHT)
-        if kind == "ofd":
-            assumed = missed
+        assumed = missed if kind == "ofd" else _LOST[kind]
         return min((lane.gone["ofd"] + weight * assumed) / (tours + weight), missed)
 
     def vanished(self, abroad: bool) -> float:  # noqa: FBT001
